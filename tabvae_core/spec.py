@@ -1,0 +1,356 @@
+"""`RefreshSpec`: the one description of a refresh.
+
+It is the YAML file, the parameter model of the flow (Prefect draws its run form from it) and the record that a
+release carries. Unknown keys are refused, values are frozen, and errors between fields are found before anything runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tabvae_core.errors import SpecError
+
+__all__ = [
+    "ColumnOverride",
+    "GateSpec",
+    "Kind",
+    "ModelSpec",
+    "PrivacySpec",
+    "RefreshSpec",
+    "SampleSpec",
+    "SourceSpec",
+    "StorageSpec",
+    "TargetSpec",
+    "WorkspaceSpec",
+    "apply_settings",
+    "load_spec",
+    "parse_spec",
+]
+
+Scalar = str | int | float | bool | None
+
+
+class Kind(StrEnum):
+    """What a column means, which decides the codec that learns it."""
+
+    NUMBER = "number"
+    CATEGORY = "category"
+    BOOLEAN = "boolean"
+    DATETIME = "datetime"
+    IDENTIFIER = "identifier"
+    TEXT = "text"
+    CONSTANT = "constant"
+    NESTED = "nested"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class StorageSpec(_Part):
+    """How to reach an object store. Secrets are named here, never written here."""
+
+    endpoint_url: str | None = Field(default=None, examples=["http://127.0.0.1:9000"])
+    """Endpoint of an S3-compatible store; empty: AWS_ENDPOINT_URL of the environment, else AWS itself."""
+    region: str | None = Field(default=None, examples=["eu-central-1"])
+    """Region of the bucket; empty: what the environment says."""
+    credentials: str = Field(default="environment", pattern=r"^(environment|anonymous|env:[A-Z][A-Z0-9_]*|block:[a-z0-9-]+)$")
+    """environment: the usual AWS variables and profiles. env:LAKE reads LAKE_ACCESS_KEY_ID, LAKE_SECRET_ACCESS_KEY
+    and LAKE_SESSION_TOKEN. block:NAME takes them from a Prefect block. anonymous: none."""
+
+
+class SourceSpec(_Part):
+    """The real table."""
+
+    uri: str = Field(examples=["s3://lake/customers/", "data/customers.parquet"])
+    """Parquet file or folder (many files, Hive partitions), on disk or any storage that fsspec opens."""
+    columns: tuple[str, ...] | None = None
+    """Columns to read, in this order; empty: all."""
+    filters: tuple[str, ...] = Field(default=(), examples=[["signup_at >= '2024-01-01'"]])
+    """Rows to read: those for which every condition holds."""
+    storage: StorageSpec = StorageSpec()
+    """Access to the source."""
+
+    @field_validator("uri")
+    @classmethod
+    def _uri(cls, value: str) -> str:
+        return _checked_uri(value)
+
+
+class TargetSpec(_Part):
+    """Where releases of the synthetic table stand."""
+
+    uri: str = Field(examples=["s3://lake/synthetic/customers"])
+    """Folder that holds versions/, quarantine/ and the pointer current.json."""
+    keep: int = Field(default=5, ge=1, le=1000)
+    """Versions kept; older ones are removed after a publish, the current one never."""
+    storage: StorageSpec = StorageSpec()
+    """Access to the target."""
+
+    @field_validator("uri")
+    @classmethod
+    def _uri(cls, value: str) -> str:
+        return _checked_uri(value)
+
+
+class WorkspaceSpec(_Part):
+    """Where runs keep their records, checkpoints, models and not yet accepted tables."""
+
+    uri: str = ".tabvae"
+    """A folder that every worker of this refresh reaches; a local one when all steps run on one machine."""
+    storage: StorageSpec = StorageSpec()
+    """Access to the workspace."""
+
+    @field_validator("uri")
+    @classmethod
+    def _uri(cls, value: str) -> str:
+        return _checked_uri(value)
+
+
+class ColumnOverride(_Part):
+    """What the data alone does not say about a column; every field left out is inferred."""
+
+    kind: Kind | None = None
+    """Meaning of the column."""
+    minimum: float | str | None = None
+    """Smallest value allowed (number, or ISO date and time)."""
+    maximum: float | str | None = None
+    """Largest value allowed."""
+    nullable: bool | None = None
+    """false: no nulls are generated even where the source has some."""
+    unlearnable: Literal["drop", "null", "refuse", "generate"] | None = None
+    """For free text and nested columns: leave the column out, keep it with nulls only, stop the run, or (text alone)
+    generate new text from words that many rows share."""
+
+
+class ModelSpec(_Part):
+    """The synthesizer and its training."""
+
+    method: str = "vae"
+    """Synthesizer: vae, vae_basic, or one that a package registers."""
+    epochs: int | None = Field(default=None, ge=1, le=100_000)
+    """Passes over the training rows; empty: follows from rows and columns."""
+    batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
+    """Rows a step; empty: follows from rows."""
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """Peak learning rate; empty: the method's own."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Seed of the split, of training, and of nothing else."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    """auto: a GPU when there is one."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Stop training after so many seconds with the best model so far; makes results depend on the machine's speed."""
+    max_rows: int = Field(default=1_000_000, ge=10)
+    """Rows learned at most, chosen uniformly: it bounds memory, whatever the size of the table."""
+    options: dict[str, Scalar] = Field(default_factory=dict)
+    """Further options of the method."""
+
+
+class SampleSpec(_Part):
+    """The synthetic table."""
+
+    rows: int | None = Field(default=None, ge=1)
+    """Rows; empty: as many as the source has."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Same seed, same model: the same bytes."""
+    shards: int = Field(default=1, ge=1, le=1024)
+    """Parallel samplers; does not change the result."""
+    rows_per_file: int = Field(default=1_000_000, ge=1000)
+    """Rows of each Parquet file at most."""
+    given: dict[str, Scalar] = Field(default_factory=dict)
+    """Values fixed for every row; the other columns are drawn conditionally on them."""
+    max_tries: int = Field(default=100, ge=1)
+    """Draws for each wanted row, on average, before a rule is called impossible."""
+
+
+class GateSpec(_Part):
+    """What a table must pass to be published. Held-out rows are the measure; they never steer training."""
+
+    holdout: float = Field(default=0.2, gt=0, lt=0.9)
+    """Share of the source's rows kept from training for the proof."""
+    max_column_jsd: float = Field(default=0.15, ge=0, le=1)
+    """Largest Jensen-Shannon distance (base 2) of any column to the held-out rows, beyond the column's floor."""
+    max_shape: float | None = Field(default=None, ge=0, le=100)
+    """Largest mean column error, percent; empty: reported, not gated."""
+    max_trend: float = Field(default=10.0, ge=0, le=100)
+    """Largest mean error of pairwise association, percent, beyond its floor."""
+    max_auc: float = Field(default=0.90, ge=0.5, le=1)
+    """Largest AUC of boosted trees told to separate synthetic from held-out rows."""
+    max_copies: float = Field(default=1.0, ge=0, le=100)
+    """Largest share of synthetic rows equal to a training row, percentage points beyond the held-out rows' share."""
+    data_docs: bool = True
+    """Write Great Expectations' Data Docs beside the release."""
+
+
+class PrivacySpec(_Part):
+    """What the model must not hold."""
+
+    min_category_rows: int = Field(default=5, ge=1)
+    """Categories of fewer rows are never learned; 1 learns all."""
+    protect_extremes: int = Field(default=5, ge=1)
+    """Each end of a number's range becomes the mean of this many outermost rows; 1 keeps the exact extremes."""
+
+
+class RefreshSpec(_Part):
+    """One refresh of one table, from source to published release."""
+
+    name: str = Field(default="table", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$", examples=["customers"])
+    """Name of the table in reports, run names and tags."""
+    source: SourceSpec
+    """The real table."""
+    target: TargetSpec
+    """Where releases go."""
+    workspace: WorkspaceSpec = WorkspaceSpec()
+    """Where runs keep their state."""
+    columns: dict[str, ColumnOverride] = Field(default_factory=dict)
+    """What the data alone does not say."""
+    unlearnable: Literal["drop", "null", "refuse", "generate"] = "generate"
+    """Decision for free text and nested columns without one of their own; nested columns read generate as null."""
+    drift: Literal["refuse", "accept"] = "refuse"
+    """What to do when the source's columns differ from `expect_columns`."""
+    expect_columns: dict[str, str] | None = None
+    """Columns and Arrow types that the source must have; `tabvae init` writes them. Empty: whatever it has."""
+    rules: tuple[str, ...] = Field(default=(), examples=[["age > 0", "closed_at >= opened_at"]])
+    """Conditions that every synthetic row satisfies (a null makes a condition true, as in SQL's CHECK)."""
+    target_column: str | None = None
+    """Column to predict when usefulness is measured."""
+    model: ModelSpec = ModelSpec()
+    """The synthesizer."""
+    sample: SampleSpec = SampleSpec()
+    """The synthetic table."""
+    gates: GateSpec = GateSpec()
+    """What must hold before it is published."""
+    privacy: PrivacySpec = PrivacySpec()
+    """What the model must not hold."""
+
+    @model_validator(mode="after")
+    def _between_fields(self) -> Self:
+        if _same_place(self.source.uri, self.target.uri):
+            raise ValueError("target.uri must not lie in source.uri or hold it: a release would become its own source")
+        if self.source.columns is not None:
+            known = set(self.source.columns)
+            for where, names in (("columns", self.columns), ("sample.given", self.sample.given)):
+                if unknown := sorted(set(names) - known):
+                    raise ValueError(f"{where} names columns that source.columns leaves out: {', '.join(unknown)}")
+            if self.target_column is not None and self.target_column not in known:
+                raise ValueError(f"target_column must be one of source.columns, however: {self.target_column!r}")
+        return self
+
+    def to_yaml(self) -> str:
+        """Write the spec as YAML, fields at their default left out."""
+        data = self.model_dump(mode="json", exclude_defaults=True)
+        return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))
+
+
+def _checked_uri(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    if re.match(r"^[a-z0-9+]+://[^/]*:[^/]*@", value):
+        raise ValueError("must not hold a password; name the credentials in `storage.credentials`")
+    return value
+
+
+def _same_place(a: str, b: str) -> bool:
+    first, second = (str(Path(uri).absolute()) if "://" not in uri else uri for uri in (a, b))
+    first, second = first.rstrip("/") + "/", second.rstrip("/") + "/"
+    return first.startswith(second) or second.startswith(first)
+
+
+def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> RefreshSpec:
+    """Validate a mapping as a spec.
+
+    Raises:
+        SpecError: Names every wrong field with its path, and the allowed keys for an unknown one.
+
+    """
+    try:
+        return RefreshSpec.model_validate(data)
+    except ValidationError as error:
+        lines = [_one_line(detail) for detail in error.errors(include_url=False, include_input=False)]
+        raise SpecError(
+            f"{where}: " + "; ".join(lines), hint="`tabvae init SOURCE` writes a valid spec to compare with"
+        ) from None
+
+
+def _one_line(detail: Any) -> str:
+    path = ".".join(str(part) for part in detail["loc"]) or "spec"
+    if detail["type"] == "extra_forbidden":
+        return f"{path} is not a known key{_near(path)}"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message[0].lower()}{message[1:]}" if message else path
+
+
+def _near(path: str) -> str:
+    import difflib
+
+    *parents, key = path.split(".")
+    model: Any = RefreshSpec
+    for parent in parents:
+        field = model.model_fields.get(parent) if hasattr(model, "model_fields") else None
+        annotation = getattr(field, "annotation", None)
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        model = annotation
+    close = difflib.get_close_matches(key, list(model.model_fields), n=1)
+    return f", did you mean {close[0]!r}?" if close else f" (known: {', '.join(model.model_fields)})"
+
+
+def load_spec(path: str | Path, settings: tuple[str, ...] = ()) -> RefreshSpec:
+    """Read a spec from a YAML file and apply `key=value` settings on top.
+
+    Raises:
+        SpecError: The file is missing, is not YAML, or does not describe a refresh.
+
+    """
+    file = Path(path)
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"spec {file} does not exist", hint="`tabvae init SOURCE -o refresh.yaml` writes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"spec {file} cannot be read: {error.__class__.__name__}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise SpecError(f"spec {file}{line} is not valid YAML", hint="check indentation, colons and quotes") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"spec {file} must be a mapping of keys, however: {type(data).__name__}")
+    return parse_spec(apply_settings(data, settings), where=f"spec {file}")
+
+
+def apply_settings(data: Mapping[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """Apply `a.b=value` settings to a mapping; values are read as YAML scalars or lists.
+
+    Raises:
+        SpecError: A setting is not of the form key=value, or its key goes through something that is no mapping.
+
+    """
+    result: dict[str, Any] = _deep_copy(data)
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator or not key.strip():
+            raise SpecError(f"setting must be key=value, however: {setting!r}", hint="for example --set model.epochs=20")
+        try:
+            value = yaml.safe_load(text) if text.strip() else None
+        except yaml.YAMLError:
+            value = text
+        *parents, last = key.strip().split(".")
+        place = result
+        for parent in parents:
+            step = place.setdefault(parent, {})
+            if not isinstance(step, dict):
+                raise SpecError(f"setting {key!r}: {parent!r} holds a value, not further keys")
+            place = step
+        place[last] = value
+    return result
+
+
+def _deep_copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _deep_copy(value) if isinstance(value, Mapping) else value for key, value in data.items()}
