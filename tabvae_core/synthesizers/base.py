@@ -1,0 +1,117 @@
+"""The contract of every synthesizer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pyarrow as pa
+
+from tabvae_core.progress import Progress, silent
+from tabvae_core.schema import TableSchema
+from tabvae_core.spec import ModelSpec, PrivacySpec
+from tabvae_core.tables import TableSource
+
+__all__ = ["BLOCK_ROWS", "Synthesizer"]
+
+BLOCK_ROWS = 4096
+"""Rows drawn at a time. Block k of a sample has its own random generator, so shards change nothing."""
+
+
+class Synthesizer(ABC):
+    """Learns a table and draws rows like it.
+
+    Args:
+        model: Training parameters: epochs, batch size, learning rate, seed, device, seconds, options.
+        privacy: What the model must not hold.
+
+    """
+
+    method: ClassVar[str]
+
+    def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
+        self.model = model if model is not None else ModelSpec(method=self.method)
+        self.privacy = privacy if privacy is not None else PrivacySpec()
+
+    @abstractmethod
+    def fit(
+        self,
+        table: pa.Table | TableSource,
+        schema: TableSchema | None = None,
+        *,
+        progress: Progress = silent,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Learn a table.
+
+        Args:
+            table: The training rows.
+            schema: Their schema; inferred when left out.
+            progress: Told of every epoch.
+            checkpoint: Folder for checkpoints; an interrupted training found there is resumed.
+
+        Raises:
+            DataError: The table cannot be learned (too few rows, no learnable column).
+
+        """
+
+    @property
+    @abstractmethod
+    def schema(self) -> TableSchema:
+        """Schema of the rows that were learned."""
+
+    @property
+    @abstractmethod
+    def record(self) -> Mapping[str, Any]:
+        """The training record of the model card: rows, epochs, losses, seconds, device."""
+
+    @abstractmethod
+    def sample_block(
+        self,
+        block: int,
+        n_rows: int,
+        *,
+        seed: int,
+        attempt: int = 0,
+        given: Mapping[str, Any] | None = None,
+        bounds: Mapping[str, Any] | None = None,
+    ) -> pa.Table:
+        """Draw one block of rows; a function of its arguments and the model alone.
+
+        Args:
+            block: Number of the block in the sample; its rows are number block * 4096 and on.
+            n_rows: Rows wanted, at most 4096.
+            seed: Seed of the sample.
+            attempt: Number of the redraw, when rules refused rows of the attempts before.
+            given: Values fixed for every row.
+            bounds: `rules.Bounds` by column: values outside are never drawn, where the method can promise it.
+
+        """
+
+    def sample(self, n_rows: int, *, seed: int = 0, given: Mapping[str, Any] | None = None) -> pa.Table:
+        """Draw exactly `n_rows` rows, with the Arrow schema that was learned."""
+        tables = list(self.sample_blocks(n_rows, seed=seed, given=given))
+        return pa.concat_tables(tables)
+
+    def sample_blocks(
+        self, n_rows: int, *, seed: int = 0, given: Mapping[str, Any] | None = None
+    ) -> Iterator[pa.Table]:
+        """Draw `n_rows` rows block by block."""
+        for block, first in enumerate(range(0, n_rows, BLOCK_ROWS)):
+            yield self.sample_block(block, min(BLOCK_ROWS, n_rows - first), seed=seed, given=given)
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the bundle: weights.safetensors, bundle.json, MODEL_CARD.md."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a bundle; never runs code from it.
+
+        Raises:
+            ModelFileError: The bundle is missing, damaged or of another format.
+
+        """
