@@ -111,6 +111,17 @@ class Codec(ABC):
         """
         return [None] * len(self.slots)
 
+    def token_values(self) -> list[npt.NDArray[np.float32] | None]:
+        """Continuous value that each exact token stands for, so that the model knows a spike's place among numbers.
+
+        Shape (n_tokens,) for each slot, NaN for tokens without one (nulls, levels); None where no token has one.
+        """
+        return [None] * len(self.slots)
+
+    def notes(self) -> tuple[str, ...]:
+        """Decisions that a user should know of, such as rare categories left out; no cell of real data."""
+        return ()
+
 
 class Fitter(ABC):
     """A partial result: sees some batches of a column, merges with others, then becomes a codec."""

@@ -1,0 +1,131 @@
+"""Numbers, durations and times of day: one slot of levels, null and spikes (see `numeric`)."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tabvae_core.codecs.base import Codec, CodecState, Encoded, Fitter, FloatArray, IntArray, Slot
+from tabvae_core.codecs.numeric import NumericFitter, NumericTable
+from tabvae_core.codecs.ordinal import (
+    base_type,
+    from_ordinal,
+    is_integer_like,
+    plain,
+    restore_type,
+    to_ordinal,
+    unit_of,
+)
+from tabvae_core.schema import ColumnSchema
+from tabvae_core.spec import PrivacySpec
+
+__all__ = ["NumberCodec", "NumberFitter", "prior_of"]
+
+_SECOND = 1_000_000_000
+_TIME_UNITS_NS = tuple(
+    n * _SECOND for n in (1e-6, 1e-3, 1, 5, 10, 15, 30, 60, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
+)
+
+
+class NumberCodec(Codec):
+    """Codec of one number, with the exact values that many rows share as tokens."""
+
+    kind = "number"
+
+    def __init__(self, name: str, arrow_type: pa.DataType, table: NumericTable, *, draw_null: bool) -> None:
+        self.name, self.arrow_type, self.table, self.draw_null = name, arrow_type, table, draw_null
+        self.slots = (Slot(name, table.n_tokens, table.n_levels),) if table.n_tokens > 1 or table.n_levels else ()
+
+    def encode(self, array: pa.Array) -> Encoded:
+        """Encode cells; nulls that were never learned become the most frequent token."""
+        values, valid = to_ordinal(plain(array))
+        if not self.slots:
+            empty = np.zeros((len(valid), 0))
+            return Encoded(empty.astype(np.int32), empty.astype(np.float32), empty.astype(np.float32))
+        tokens, low, high = self.table.encode(values, valid)
+        if not self.table.has_null and not valid.all():
+            tokens[~valid] = int(np.argmax(self.table.counts))
+        return Encoded(tokens[:, None], low[:, None], high[:, None])
+
+    def decode(
+        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
+    ) -> pa.Array:
+        """Decode to cells of exactly the column's type."""
+        if self.slots:
+            ordinal, valid = self.table.decode(tokens[:, 0], values[:, 0])
+        else:
+            ordinal, valid = self.table.decode(np.zeros(len(rows), np.int32), np.zeros(len(rows)))
+        return restore_type(from_ordinal(ordinal, valid, base_type(self.arrow_type)), self.arrow_type)
+
+    def state(self) -> CodecState:
+        """Tables and scalars."""
+        values = {"name": self.name, "draw_null": self.draw_null, "table": self.table.to_json()}
+        return CodecState(self.kind, values, self.table.to_arrays())
+
+    @classmethod
+    def restore(cls, state: CodecState, arrow_type: pa.DataType) -> Self:
+        """Rebuild from a bundle."""
+        table = NumericTable.restore(state.values["table"], dict(state.arrays))
+        return cls(state.values["name"], arrow_type, table, draw_null=state.values["draw_null"])
+
+    def log_prior(self) -> list[npt.NDArray[np.float32] | None]:
+        """Log frequencies of levels, null and spikes."""
+        return [prior_of(self.table, draw_null=self.draw_null)] if self.slots else []
+
+    def token_values(self) -> list[npt.NDArray[np.float32] | None]:
+        """Places of the spikes."""
+        return [self.table.token_values()] if self.slots else []
+
+
+def prior_of(table: NumericTable, *, draw_null: bool) -> npt.NDArray[np.float32]:
+    """Smoothed log frequencies of a numeric slot's tokens, shape (n_tokens,); null -inf where it must not be drawn."""
+    prior = np.log((table.counts + 0.5) / (table.counts + 0.5).sum())
+    if table.has_null and not draw_null:
+        prior[table.null_token] = -np.inf
+    return prior.astype(np.float32)
+
+
+class NumberFitter(Fitter):
+    """Partial result over a number's cells."""
+
+    def __init__(self, column: ColumnSchema, arrow_type: pa.DataType, privacy: PrivacySpec) -> None:
+        self.column, self.arrow_type = column, arrow_type
+        self._numeric = NumericFitter(
+            integer=is_integer_like(arrow_type),
+            units=round_units(arrow_type),
+            min_rows=privacy.min_category_rows,
+            protect=privacy.protect_extremes,
+            relative_error=_relative_error(arrow_type),
+        )
+
+    def observe(self, array: pa.Array, first_row: int) -> None:
+        """Take in cells."""
+        values, valid = to_ordinal(plain(array))
+        self._numeric.observe(values, valid, first_row)
+
+    def merge(self, other: Self) -> None:
+        """Take in another partial result."""
+        self._numeric.merge(other._numeric)
+
+    def finish(self) -> NumberCodec:
+        """Decide spikes, levels and knots."""
+        table = self._numeric.finish()
+        return NumberCodec(self.column.name, self.arrow_type, table, draw_null=self.column.nullable)
+
+
+def round_units(arrow_type: pa.DataType) -> tuple[int, ...]:
+    """Candidates for round values in ordinals of a type: powers of ten, or seconds, minutes, hours, days."""
+    unit = unit_of(arrow_type)
+    if unit is None:
+        return tuple(10**k for k in range(1, 13))
+    return tuple(int(ns // unit) for ns in _TIME_UNITS_NS if ns >= 2 * unit and ns % unit == 0)
+
+
+def _relative_error(arrow_type: pa.DataType) -> float:
+    kind = base_type(arrow_type)
+    if pa.types.is_float16(kind):
+        return 5e-4
+    return 6e-8 if pa.types.is_float32(kind) else 1e-15
