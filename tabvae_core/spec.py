@@ -32,6 +32,7 @@ __all__ = [
     "apply_settings",
     "load_spec",
     "parse_spec",
+    "read_mapping",
 ]
 
 Scalar = str | int | float | bool | None
@@ -160,8 +161,8 @@ class SampleSpec(_Part):
     """Rows; empty: as many as the source has."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Same seed, same model: the same bytes."""
-    shards: int = Field(default=1, ge=1, le=1024)
-    """Parallel samplers; does not change the result."""
+    shards: int | None = Field(default=None, ge=1, le=1024)
+    """Blocks drawn at the same time; empty: one a core. Does not change the result."""
     rows_per_file: int = Field(default=1_000_000, ge=1000)
     """Rows of each Parquet file at most."""
     given: dict[str, Scalar] = Field(default_factory=dict)
@@ -302,11 +303,11 @@ def _near(path: str) -> str:
     return f", did you mean {close[0]!r}?" if close else f" (known: {', '.join(model.model_fields)})"
 
 
-def load_spec(path: str | Path, settings: tuple[str, ...] = ()) -> RefreshSpec:
-    """Read a spec from a YAML file and apply `key=value` settings on top.
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping: a spec, or a part of one.
 
     Raises:
-        SpecError: The file is missing, is not YAML, or does not describe a refresh.
+        SpecError: The file is missing, is not YAML, or holds something else.
 
     """
     file = Path(path)
@@ -322,7 +323,17 @@ def load_spec(path: str | Path, settings: tuple[str, ...] = ()) -> RefreshSpec:
         raise SpecError(f"spec {file}{line} is not valid YAML", hint="check indentation, colons and quotes") from None
     if not isinstance(data, dict):
         raise SpecError(f"spec {file} must be a mapping of keys, however: {type(data).__name__}")
-    return parse_spec(apply_settings(data, settings), where=f"spec {file}")
+    return data
+
+
+def load_spec(path: str | Path, settings: tuple[str, ...] = ()) -> RefreshSpec:
+    """Read a spec from a YAML file and apply `key=value` settings on top.
+
+    Raises:
+        SpecError: The file is missing, is not YAML, or does not describe a refresh.
+
+    """
+    return parse_spec(apply_settings(read_mapping(path), settings), where=f"spec {path}")
 
 
 def apply_settings(data: Mapping[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:

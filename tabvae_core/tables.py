@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["InMemoryTable", "Part", "RowSplit", "TableSource", "as_source", "collect", "row_hash"]
+__all__ = ["InMemoryTable", "Part", "RowSample", "RowSplit", "TableSource", "as_source", "collect", "row_hash"]
 
 BATCH_ROWS = 65_536
 
@@ -123,6 +123,44 @@ class RowSplit:
             yield batch.filter(pa.array(mask))
 
 
+class RowSample:
+    """At most `max_rows` uniformly chosen rows of a source, in its order; all of them when it has no more.
+
+    Args:
+        source: The whole table.
+        max_rows: Rows wanted.
+        seed: Chooses the rows.
+
+    """
+
+    def __init__(self, source: TableSource, max_rows: int, *, seed: int) -> None:
+        self._source, self._max_rows, self._seed = source, max_rows, seed
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the whole table."""
+        return self._source.schema
+
+    @property
+    def num_rows(self) -> int:
+        """Rows chosen."""
+        return min(self._max_rows, self._source.num_rows)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the chosen rows."""
+        total = self._source.num_rows
+        if total <= self._max_rows:
+            yield from self._source.batches(columns)
+            return
+        hashes = row_hash(np.arange(total, dtype=np.uint64), self._seed)
+        chosen = np.zeros(total, dtype=np.bool_)
+        chosen[np.argpartition(hashes, self._max_rows)[: self._max_rows]] = True
+        start = 0
+        for batch in self._source.batches(columns):
+            yield batch.filter(pa.array(chosen[start : start + batch.num_rows]))
+            start += batch.num_rows
+
+
 def as_source(table: pa.Table | TableSource) -> TableSource:
     """Take a `pa.Table` or anything that streams."""
     return InMemoryTable(table) if isinstance(table, pa.Table) else table
@@ -130,14 +168,5 @@ def as_source(table: pa.Table | TableSource) -> TableSource:
 
 def collect(source: TableSource, *, max_rows: int | None = None, seed: int = 0) -> pa.Table:
     """Read a source into memory, at most `max_rows` uniformly chosen rows of it, in the source's order."""
-    total = source.num_rows
-    if max_rows is None or total <= max_rows:
-        return pa.Table.from_batches(source.batches(), schema=source.schema)
-    order = np.argsort(row_hash(np.arange(total, dtype=np.uint64), seed), kind="stable")
-    chosen = np.zeros(total, dtype=np.bool_)
-    chosen[order[:max_rows]] = True
-    kept, start = [], 0
-    for batch in source.batches():
-        kept.append(batch.filter(pa.array(chosen[start : start + batch.num_rows])))
-        start += batch.num_rows
-    return pa.Table.from_batches(kept, schema=source.schema)
+    chosen = source if max_rows is None else RowSample(source, max_rows, seed=seed)
+    return pa.Table.from_batches(chosen.batches(), schema=source.schema)

@@ -83,7 +83,9 @@ class Codec(ABC):
         """Encode cells; values that the codec never learned (a rare category) become what `finish` decided."""
 
     @abstractmethod
-    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
+    def decode(
+        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
+    ) -> pa.Array:
         """Turn slots back into cells of exactly `arrow_type`.
 
         Args:
@@ -117,6 +119,10 @@ class Codec(ABC):
         Shape (n_tokens,) for each slot, NaN for tokens without one (nulls, levels); None where no token has one.
         """
         return [None] * len(self.slots)
+
+    def value_ranges(self) -> list[tuple[float, float]]:
+        """Range of each slot's values in quantile space, outside of which nothing is drawn."""
+        return [(-6.0, 6.0)] * len(self.slots)
 
     def notes(self) -> tuple[str, ...]:
         """Decisions that a user should know of, such as rare categories left out; no cell of real data."""

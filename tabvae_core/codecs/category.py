@@ -105,7 +105,9 @@ class CategoryCodec(Codec):
         first = tokens[:, 0] if self.slots else np.zeros(len(rows), np.int32)
         index = first.astype(np.int64)
         if self.two_level:
-            index = np.minimum(first.astype(np.int64) * self._members + tokens[:, 1], len(self.categories) - 1)
+            index = np.minimum(
+                first.astype(np.int64) * self._members + tokens[:, 1], len(self.categories) - 1
+            )
         mask = (first == self._null_token) if self.nulls > 0 else np.zeros(len(first), dtype=np.bool_)
         if not len(self.categories):
             mask = np.ones(len(first), dtype=np.bool_)
@@ -165,7 +167,9 @@ class CategoryCodec(Codec):
         """Say how many rows held categories that were too rare."""
         if not self.rare:
             return ()
-        return (f"{self.name}: {self.rare:.0f} rows hold categories too rare to be learned; frequent ones replace them",)
+        return (
+            f"{self.name}: {self.rare:.0f} rows hold categories too rare to be learned; frequent ones replace them",
+        )
 
 
 class CategoryFitter(Fitter):
@@ -184,7 +188,9 @@ class CategoryFitter(Fitter):
         cells = plain(array)
         self._nulls += cells.null_count
         counted = cells.drop_null().value_counts()
-        self._add(pa.table({"value": counted.field("values"), "count": counted.field("counts").cast(pa.int64())}))
+        self._add(
+            pa.table({"value": counted.field("values"), "count": counted.field("counts").cast(pa.int64())})
+        )
 
     def merge(self, other: Self) -> None:
         """Add the counts of another partial result."""
@@ -210,7 +216,11 @@ class CategoryFitter(Fitter):
 
     def finish(self) -> CategoryCodec:
         """Drop the rare, sort the rest by value, so that neighbours in spelling share a group."""
-        total = self._total() if self._pending else pa.table({"value": pa.nulls(0), "count": pa.array([], pa.int64())})
+        total = (
+            self._total()
+            if self._pending
+            else pa.table({"value": pa.nulls(0), "count": pa.array([], pa.int64())})
+        )
         counts = total["count"].to_numpy()
         kept = total.filter(pa.array(counts >= self._least))
         rare = float(counts.sum() - (kept["count"].to_numpy().sum() if kept.num_rows else 0))

@@ -67,7 +67,9 @@ class DatetimeCodec(Codec):
         self.day, self.weekday, self.clock = day, weekday, clock
         self._per_day = _DAY_NS // (unit_of(arrow_type) or 1)
         self._absent = int(day.has_null)  # later slots of a null row hold a token that says so
-        slots = [Slot(f"{name}.day" if weekday is None else f"{name}.week", max(day.n_tokens, 1), day.n_levels)]
+        slots = [
+            Slot(f"{name}.day" if weekday is None else f"{name}.week", max(day.n_tokens, 1), day.n_levels)
+        ]
         if weekday is not None:
             slots.append(Slot(f"{name}.weekday", 7 + self._absent, parent=0))
         if clock is not None:
@@ -90,7 +92,10 @@ class DatetimeCodec(Codec):
             tokens, low, high = self.clock.encode(clock, np.ones(len(clock), dtype=np.bool_))
             if self._absent:
                 tokens = np.where(valid, tokens, self.clock.n_tokens).astype(np.int32)
-                low, high = np.where(valid, low, 0).astype(np.float32), np.where(valid, high, 0).astype(np.float32)
+                low, high = (
+                    np.where(valid, low, 0).astype(np.float32),
+                    np.where(valid, high, 0).astype(np.float32),
+                )
             parts.append((tokens, low, high))
         tokens, low, high = (np.stack([part[i] for part in parts], axis=1) for i in range(3))
         return Encoded(tokens, low, high)
@@ -145,6 +150,15 @@ class DatetimeCodec(Codec):
             values.append(np.concatenate([self.clock.token_values(), absent]).astype(np.float32))
         return values
 
+    def value_ranges(self) -> list[tuple[float, float]]:
+        """Ranges of day and time between their protected ends."""
+        ranges = [self.day.z_range()]
+        if self.weekday is not None:
+            ranges.append((0.0, 0.0))
+        if self.clock is not None:
+            ranges.append(self.clock.z_range())
+        return ranges
+
     def state(self) -> CodecState:
         """Tables of day and clock."""
         values: dict[str, Any] = {"name": self.name, "draw_null": self.draw_null, "day": self.day.to_json()}
@@ -161,7 +175,9 @@ class DatetimeCodec(Codec):
         """Rebuild from a bundle."""
 
         def table(part: str) -> NumericTable:
-            arrays = {k.removeprefix(f"{part}."): v for k, v in state.arrays.items() if k.startswith(f"{part}.")}
+            arrays = {
+                k.removeprefix(f"{part}."): v for k, v in state.arrays.items() if k.startswith(f"{part}.")
+            }
             return NumericTable.restore(state.values[part], arrays)
 
         return cls(
@@ -179,7 +195,10 @@ class DatetimeFitter(Fitter):
 
         def numeric(units: tuple[int, ...]) -> NumericFitter:
             return NumericFitter(
-                integer=True, units=units, min_rows=privacy.min_category_rows, protect=privacy.protect_extremes
+                integer=True,
+                units=units,
+                min_rows=privacy.min_category_rows,
+                protect=privacy.protect_extremes,
             )
 
         self._days, self._weeks = numeric(()), numeric(())

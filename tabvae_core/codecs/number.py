@@ -26,7 +26,8 @@ __all__ = ["NumberCodec", "NumberFitter", "prior_of"]
 
 _SECOND = 1_000_000_000
 _TIME_UNITS_NS = tuple(
-    n * _SECOND for n in (1e-6, 1e-3, 1, 5, 10, 15, 30, 60, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
+    n * _SECOND
+    for n in (1e-6, 1e-3, 1, 5, 10, 15, 30, 60, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 )
 
 
@@ -37,7 +38,9 @@ class NumberCodec(Codec):
 
     def __init__(self, name: str, arrow_type: pa.DataType, table: NumericTable, *, draw_null: bool) -> None:
         self.name, self.arrow_type, self.table, self.draw_null = name, arrow_type, table, draw_null
-        self.slots = (Slot(name, table.n_tokens, table.n_levels),) if table.n_tokens > 1 or table.n_levels else ()
+        self.slots = (
+            (Slot(name, table.n_tokens, table.n_levels),) if table.n_tokens > 1 or table.n_levels else ()
+        )
 
     def encode(self, array: pa.Array) -> Encoded:
         """Encode cells; nulls that were never learned become the most frequent token."""
@@ -78,6 +81,10 @@ class NumberCodec(Codec):
     def token_values(self) -> list[npt.NDArray[np.float32] | None]:
         """Places of the spikes."""
         return [self.table.token_values()] if self.slots else []
+
+    def value_ranges(self) -> list[tuple[float, float]]:
+        """Range between the protected ends."""
+        return [self.table.z_range()] if self.slots else []
 
 
 def prior_of(table: NumericTable, *, draw_null: bool) -> npt.NDArray[np.float32]:

@@ -128,9 +128,9 @@ class NumericTable:
             level = self.level_of(offsets[rest])
             half = self.steps[level] / 2
             tokens[rest] = level
-            low[rest] = self.to_z(np.maximum(offsets[rest] - half, self.lowest - half))
-            high[rest] = self.to_z(np.minimum(offsets[rest] + half, self.highest + half))
-            high[rest] = np.maximum(high[rest], low[rest])
+            ends = self.z_range()
+            low[rest] = np.clip(self.to_z(offsets[rest] - half), *ends)
+            high[rest] = np.clip(self.to_z(offsets[rest] + half), *ends)
         if self.has_null:
             tokens[~valid] = self.null_token
         return tokens, low.astype(np.float32), high.astype(np.float32)
@@ -138,8 +138,9 @@ class NumericTable:
     def level_of(self, offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """Coarsest level of whose granularity each value is a multiple."""
         level = np.full(len(offsets), len(self.steps) - 1, dtype=np.int64)
+        some = offsets != -self.base  # zero is a multiple of everything, which says nothing
         for index in range(len(self.steps) - 2, -1, -1):
-            level[_is_multiple(offsets, self.steps[index], self.base)] = index
+            level[some & _is_multiple(offsets, self.steps[index], self.base)] = index
         return level
 
     def decode(self, tokens: Values, z: Values) -> tuple[Values, npt.NDArray[np.bool_]]:
@@ -157,16 +158,19 @@ class NumericTable:
             return np.rint(offsets).astype(np.int64) + np.int64(self.base), valid
         return offsets, valid
 
-    def z_range(self, minimum: float | None, maximum: float | None) -> tuple[float, float]:
-        """Interval of N(0, 1) that decodes to ordinal values between the bounds (None: unbounded)."""
-        low = -np.inf if minimum is None else float(self.to_z(np.array([minimum - self.base]))[0])
-        high = np.inf if maximum is None else float(self.to_z(np.array([maximum - self.base]))[0])
-        return low, high
+    def z_range(self) -> tuple[float, float]:
+        """Interval of N(0, 1) between the protected ends, half a step of the finest level beyond them."""
+        half = float(self.steps[-1]) / 2 if self.n_levels else 0.0
+        low, high = self.to_z(np.array([self.lowest - half, self.highest + half]))
+        return float(low), float(max(high, low + 1e-6))
 
     def to_json(self) -> dict[str, Any]:
         """Scalars for the bundle."""
         return {
-            "base": self.base, "integer": self.integer, "lowest": self.lowest, "highest": self.highest,
+            "base": self.base,
+            "integer": self.integer,
+            "lowest": self.lowest,
+            "highest": self.highest,
             "has_null": self.has_null,
         }
 
@@ -314,7 +318,9 @@ class NumericFitter:
         least = max(self.min_rows, 1)
         if len(unique) <= MAX_TOKENS and total / len(unique) >= 10:
             return np.asarray(unique[counts >= least], dtype=np.float64)
-        common = counts >= max(least, SPIKE_SHARE * total, 4 * total / len(unique) if len(unique) < 1000 else 0)
+        common = counts >= max(
+            least, SPIKE_SHARE * total, 4 * total / len(unique) if len(unique) < 1000 else 0
+        )
         if common.sum() > MAX_TOKENS:
             common &= counts >= np.sort(counts)[-MAX_TOKENS]
         return np.asarray(unique[common], dtype=np.float64)
@@ -337,6 +343,9 @@ class NumericFitter:
             return np.zeros(1)
         candidates = self.units if finest == 1.0 else tuple(finest * 10**k for k in range(1, 9))
         steps, share = [finest], 1.0
+        rest = rest[rest != -base]
+        if not len(rest):
+            return np.array(steps)
         for candidate in candidates:
             multiple = float(_is_multiple(rest, candidate, base).mean())
             if multiple < max(0.01, self.min_rows / len(rest)):

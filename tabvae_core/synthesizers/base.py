@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
-from tabvae_core.spec import ModelSpec, PrivacySpec
+from tabvae_core.spec import Kind, ModelSpec, PrivacySpec
 from tabvae_core.tables import TableSource
 
 __all__ = ["BLOCK_ROWS", "Synthesizer"]
@@ -66,6 +66,11 @@ class Synthesizer(ABC):
     @abstractmethod
     def record(self) -> Mapping[str, Any]:
         """The training record of the model card: rows, epochs, losses, seconds, device."""
+
+    @property
+    def row_keyed(self) -> tuple[str, ...]:
+        """Columns made from the row's number: a row that is drawn again keeps them, so that keys stay unique."""
+        return tuple(column.name for column in self.schema.of_kind(Kind.IDENTIFIER))
 
     @abstractmethod
     def sample_block(

@@ -1,0 +1,1 @@
+"""Prefect flows and blocks, the command line, the demo. Import the module you need; this one is empty."""

@@ -1,0 +1,494 @@
+"""The command line. Results go to stdout, everything else to stderr; heavy libraries are imported by the
+commands.
+
+Only `refresh` and `demo` know Prefect, and `refresh` does without where it is not installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from tabvae_flows.console import notice, print_table, watching
+from tabvae_flows.environment import quiet
+from tabvae_flows.failures import report_failure
+
+if TYPE_CHECKING:
+    from tabvae_core.release import ReleaseInfo
+    from tabvae_core.spec import RefreshSpec, StorageSpec
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tabvae",
+    help="Synthetic copies of production tables: learn, sample, prove, publish.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint-url", metavar="URL", help="S3-compatible store; else AWS_ENDPOINT_URL, else AWS."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the spec, such as model.epochs=20. Repeatable."
+    ),
+]
+Given = Annotated[
+    list[str] | None,
+    typer.Option("--given", metavar="COLUMN=VALUE", help="Fix a column's value in every row. Repeatable."),
+]
+SpecFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--spec", metavar="F", help="Spec for columns, rules, model, sample, privacy; may be partial."
+    ),
+]
+Rows = Annotated[
+    int | None, typer.Option("--rows", metavar="N", min=1, help="Rows to draw; as many as TABLE has.")
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", metavar="S", min=0, max=2**31 - 1, help="Same seed, same bytes.")
+]
+Method = Annotated[
+    str | None, typer.Option("--method", help="Synthesizer: vae, vae_basic, ... Default: vae.")
+]
+Seconds = Annotated[
+    float | None, typer.Option("--max-seconds", metavar="T", min=0.001, help="Stop training after T seconds.")
+]
+Shards = Annotated[
+    int | None,
+    typer.Option("--shards", metavar="K", min=1, max=1024, help="Parallel samplers; same bytes for any K."),
+]
+Table = Annotated[str, typer.Argument(metavar="TABLE", help="Parquet file or folder: a path or URL.")]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="A .parquet file or a folder: a path or URL.")]
+
+
+def _example(*lines: str) -> str:
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from tabvae_core.workspace import code_version
+
+        print(f"tabvae {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """Make synthetic copies of production tables: learn, sample, prove, publish."""
+
+
+@app.command(
+    epilog=_example("tabvae init s3://lake/customers/ -o refresh.yaml", "tabvae init data/customers.parquet")
+)
+def init(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Parquet file or folder: a path or URL.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; else stdout.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Folder for releases; else beside SOURCE.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a table and write a commented spec."""
+    from tabvae_core.draft import init_spec
+    from tabvae_core.errors import SpecError
+    from tabvae_core.lake import write_bytes
+
+    if output is not None and output.exists() and not force:
+        raise SpecError(f"{output} exists already", hint="choose another file, or --force to replace it")
+    with watching() as progress:
+        text = init_spec(source, _storage(endpoint_url), target=target, progress=progress)
+    if output is not None:
+        write_bytes(str(output), text.encode())
+    if as_json:
+        _print_json({"file": str(output) if output else None, "spec": text})
+    elif output is None:
+        print(text, end="")
+    else:
+        print(f"wrote {output}\nnext: tabvae check {output}")
+
+
+@app.command(
+    epilog=_example("tabvae check refresh.yaml", "tabvae check refresh.yaml --set model.epochs=20 --json")
+)
+def check(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file.")],
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Look ahead: spec, access, schema, time and memory."""
+    from tabvae_core.preflight import check as run_check
+    from tabvae_core.spec import load_spec
+
+    loaded = load_spec(spec, tuple(settings or ()))
+    _know_blocks(loaded)
+    with watching() as progress:
+        report = run_check(loaded, progress=progress)
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        print(report.text())
+        if report.ok:
+            print(f"next: tabvae refresh {spec}")
+    if not report.ok:
+        raise typer.Exit(report.exit_code)
+
+
+@app.command(
+    epilog=_example("tabvae refresh refresh.yaml", "tabvae refresh refresh.yaml --set model.seed=1 --force")
+)
+def refresh(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file.")],
+    settings: Settings = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish a new version of an unchanged source.")
+    ] = False,
+    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Run the steps without Prefect.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the refresh now."""
+    from tabvae_core.spec import load_spec
+    from tabvae_flows.runner import run_refresh
+
+    loaded = load_spec(spec, tuple(settings or ()))
+    _know_blocks(loaded)
+    with watching() as progress:
+        release = run_refresh(loaded, force=force, use_prefect=not no_prefect, listener=progress)
+    if as_json:
+        _print_json(release.model_dump(mode="json"))
+    elif release.unchanged:
+        print(f"unchanged: source and spec are those of version {release.version}; --force publishes anew")
+    else:
+        print(f"published version {release.version}: {release.rows:,} rows")
+        print(f"  table:  {release.uri}\n  report: {release.report_uri}")
+        print(f"  next:   tabvae releases {release.target}")
+
+
+@app.command(
+    epilog=_example(
+        "tabvae synthesize customers.parquet synthetic.parquet --rows 10000 --seed 1",
+        "tabvae synthesize s3://lake/customers/ out/ --given segment=premium",
+    )
+)
+def synthesize(
+    table: Table,
+    out: Out,
+    rows: Rows = None,
+    method: Method = None,
+    seed: Seed = None,
+    max_seconds: Seconds = None,
+    given: Given = None,
+    spec: SpecFile = None,
+    shards: Shards = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Learn a table and write a synthetic one.
+
+    All rows are learned: none is held out, and no gate is passed.
+    """
+    from tabvae_core.local import synthesize as run_synthesize
+
+    model = {"method": method, "seed": seed, "max_seconds": max_seconds}
+    draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given)}
+    loaded = _partial(table, spec, endpoint_url, model=model, sample=draw)
+    with watching() as progress:
+        made = run_synthesize(loaded, out, endpoint_url=endpoint_url, progress=progress)
+    _print_result(made.model_dump(), f"wrote {made.rows:,} rows, {made.columns} columns: {out}", as_json)
+
+
+@app.command(
+    epilog=_example(
+        "tabvae fit customers.parquet model/", "tabvae fit s3://lake/customers/ model/ --max-seconds 60"
+    )
+)
+def fit(
+    table: Table,
+    model_dir: Annotated[str, typer.Argument(metavar="MODEL_DIR", help="Folder for the model.")],
+    method: Method = None,
+    seed: Seed = None,
+    max_seconds: Seconds = None,
+    spec: SpecFile = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Learn all rows of a table and keep the model."""
+    from tabvae_core.local import fit_table
+
+    model = {"method": method, "seed": seed, "max_seconds": max_seconds}
+    loaded = _partial(table, spec, endpoint_url, model=model)
+    with watching() as progress:
+        made = fit_table(loaded, model_dir, progress=progress)
+    text = f"learned {made.rows:,} rows, {made.columns} columns in {made.seconds:,.0f} s: {model_dir}"
+    _print_result(made.model_dump(), text, as_json)
+
+
+@app.command(epilog=_example("tabvae sample model/ synthetic.parquet --rows 10000 --seed 1"))
+def sample(
+    model_dir: Annotated[str, typer.Argument(metavar="MODEL_DIR", help="Folder that `tabvae fit` wrote.")],
+    out: Out,
+    rows: Annotated[int, typer.Option("--rows", metavar="N", min=1, help="Rows to draw.")],
+    seed: Seed = None,
+    given: Given = None,
+    spec: SpecFile = None,
+    shards: Shards = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a synthetic table from a model."""
+    from tabvae_core.local import sample_model
+
+    draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given)}
+    loaded = _partial(model_dir, spec, None, sample=draw)
+    with watching() as progress:
+        made = sample_model(model_dir, out, loaded, endpoint_url=endpoint_url, progress=progress)
+    _print_result(made.model_dump(), f"wrote {made.rows:,} rows, {made.columns} columns: {out}", as_json)
+
+
+@app.command(
+    epilog=_example(
+        "tabvae evaluate customers.parquet synthetic.parquet --html report.html",
+        "tabvae evaluate train.parquet synthetic.parquet --holdout held_out.parquet --json -",
+    )
+)
+def evaluate(
+    real: Annotated[str, typer.Argument(metavar="REAL", help="The rows that were learned: a path or URL.")],
+    synthetic: Annotated[str, typer.Argument(metavar="SYNTHETIC", help="The synthetic table.")],
+    holdout: Annotated[
+        str | None,
+        typer.Option("--holdout", metavar="H", help="Real rows that were not learned; else REAL is halved."),
+    ] = None,
+    html: Annotated[str | None, typer.Option("--html", metavar="F", help="Write the report to F.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="F", help="Write the figures to F as JSON; - is stdout.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="COLUMN", help="Column to predict when usefulness is measured."),
+    ] = None,
+    endpoint_url: Endpoint = None,
+) -> None:
+    """Measure a synthetic table against real rows.
+
+    Each figure stands beside its floor: what real rows score against real rows.
+    """
+    from tabvae_core.lake import write_bytes
+    from tabvae_core.local import evaluate_tables
+
+    with watching() as progress:
+        result = evaluate_tables(
+            real, synthetic, holdout=holdout, target_column=target, html=html, storage=_storage(endpoint_url),
+            progress=progress,
+        )  # fmt: skip
+    if json_file == "-":
+        _print_json(result.model_dump(mode="json"))
+        return
+    if json_file is not None:
+        write_bytes(json_file, (_json(result.model_dump(mode="json")) + "\n").encode())
+    print_table([{"figure": n, "value": m.value, "floor": m.floor} for n, m in result.metrics.items()])
+    print(result.verdict.sentence)
+    for place in filter(None, (html, json_file)):
+        print(f"wrote {place}")
+
+
+@app.command(epilog=_example("tabvae releases s3://lake/synthetic/customers"))
+def releases(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the releases: a path or URL.")],
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """List the published versions.
+
+    Newest first; * marks the current one.
+    """
+    from tabvae_core import release
+
+    storage = _storage(endpoint_url)
+    found = release.releases(target, storage)
+    if as_json:
+        current = next((one.version for one in found if one.current), None)
+        rows = [one.model_dump(mode="json") for one in found]
+        _print_json({"target": target, "current": current, "releases": rows})
+        return
+    if not found:
+        notice(f"{target} has no releases")
+    print_table([_release_row(one) for one in found])
+
+
+@app.command(
+    epilog=_example(
+        "tabvae rollback s3://lake/synthetic/customers VERSION", "tabvae releases TARGET   # lists them"
+    )
+)
+def rollback(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the releases: a path or URL.")],
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="A version that `tabvae releases` lists.")
+    ],
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Make an older version the current one."""
+    from tabvae_core import release
+
+    back = release.rollback(target, version, _storage(endpoint_url))
+    _print_result(back.model_dump(mode="json"), f"current version is now {back.version}: {back.uri}", as_json)
+
+
+@app.command(epilog=_example("tabvae demo", "tabvae demo --folder demo-output --rows 10000"))
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where everything is put, and stays.")] = Path(
+        "demo-output"
+    ),
+    rows: Annotated[
+        int, typer.Option("--rows", metavar="N", min=200, help="Customers to generate.")
+    ] = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Show the whole loop on made-up customers.
+
+    An object store, a customers table, a refresh through Prefect, the verdict: at most six minutes.
+    """
+    from tabvae_flows.demo import run_demo
+
+    with watching() as progress:
+        result = run_demo(folder, rows=rows, progress=progress)
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        print(result.text())
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    quiet()
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    as_json = _wants_json(arguments)
+    try:
+        # Outside its standalone mode typer returns the code of a `typer.Exit` in place of raising it.
+        code = app(args=arguments, prog_name="tabvae", standalone_mode=False)
+        sys.stdout.flush()
+    except (typer.Abort, KeyboardInterrupt):
+        return report_failure(KeyboardInterrupt(), as_json=as_json)
+    except BrokenPipeError:
+        # The reader of our output has enough; a second failure while Python flushes stdout would say nothing
+        # new.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            return _report_usage(error, as_json)
+        return report_failure(error, as_json=as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """End as by an exception, so that temporary folders and servers are cleaned up."""
+    raise SystemExit(128 + number)
+
+
+def _report_usage(error: Any, as_json: bool) -> int:
+    from tabvae_core.errors import SpecError
+
+    context = getattr(error, "ctx", None)
+    if context is not None and type(error).__name__ == "NoArgsIsHelpError":
+        print(context.get_help(), file=sys.stderr)
+        return SpecError.exit_code
+    hint = (
+        f"`{context.command_path} --help` shows the options"
+        if context
+        else "`tabvae --help` shows the commands"
+    )
+    return report_failure(SpecError(error.format_message().rstrip("."), hint=hint), as_json=as_json)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    if arguments[:1] == ["evaluate"]:
+        return "--json=-" in arguments or ("--json", "-") in pairwise(arguments)
+    return "--json" in arguments
+
+
+def _release_row(one: ReleaseInfo) -> dict[str, Any]:
+    mark = "*" if one.current else " "
+    place = f"{one.uri}   {one.problem}".rstrip()
+    return {"": mark, "version": one.version, "published": one.published_at, "rows": one.rows, "table": place}
+
+
+def _storage(endpoint_url: str | None) -> StorageSpec:
+    from tabvae_core.spec import StorageSpec
+
+    return StorageSpec(endpoint_url=endpoint_url)
+
+
+def _pairs(given: list[str] | None) -> dict[str, str] | None:
+    from tabvae_core.given import split_pairs
+
+    return split_pairs(tuple(given)) if given else None
+
+
+def _partial(table: str, file: Path | None, endpoint_url: str | None, **parts: dict[str, Any]) -> RefreshSpec:
+    """Read a spec that may be partial, and lay the options that were given over it."""
+    from tabvae_core.local import partial_spec, read_partial
+
+    data: dict[str, Any] = read_partial(file) if file is not None else {}
+    for part, options in parts.items():
+        chosen = {key: value for key, value in options.items() if value is not None}
+        if chosen:
+            data[part] = {**(data.get(part) or {}), **chosen}
+    return partial_spec(table, data, where=f"spec {file}" if file else "options", endpoint_url=endpoint_url)
+
+
+def _know_blocks(spec: RefreshSpec) -> None:
+    """Let credentials come from Prefect blocks, where the spec names one and Prefect is installed."""
+    parts = (spec.source.storage, spec.target.storage, spec.workspace.storage)
+    if any(storage.credentials.startswith("block:") for storage in parts):
+        from tabvae_flows.runner import prefect_installed
+
+        if prefect_installed():
+            from tabvae_flows.blocks import register_resolver
+
+            register_resolver()
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _print_json(value: Any) -> None:
+    print(_json(value))
+
+
+def _print_result(value: Any, text: str, as_json: bool) -> None:
+    print(_json(value) if as_json else text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The flows: a whole refresh, and its first half and second half by themselves.
+
+Tasks exchange references, never tables; a run's state says in one line what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+import tabvae_tasks as tasks
+from tabvae_core.errors import DataError, GateRefused, PublishConflict, SpecError, StorageError, TabvaeError
+from tabvae_core.references import ModelRef, ReleaseRef, TableRef
+from tabvae_core.spec import RefreshSpec
+
+__all__ = ["sample_table", "synthetic_refresh", "train_model"]
+
+P = ParamSpec("P")
+
+_FAILED_NAMES: dict[type[TabvaeError], str] = {
+    GateRefused: "Refused",
+    PublishConflict: "Conflict",
+    StorageError: "StorageFailed",
+    DataError: "DataFailed",
+    SpecError: "SpecFailed",
+}
+
+
+def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
+    """Turn an error of ours into a failed state whose message is the error's own; callers still get the
+    error.
+    """
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TabvaeError as error:
+            name = next((name for kind, name in _FAILED_NAMES.items() if isinstance(error, kind)), "Failed")
+            prefix = "refused: " if isinstance(error, GateRefused) else ""
+            return Failed(name=name, message=prefix + str(error), data=error)
+
+    return wrapped
+
+
+@flow(
+    name="synthetic-refresh",
+    flow_run_name="refresh-{spec.name}",
+    result_serializer="json",
+    log_prints=False,
+    validate_parameters=True,
+)
+@_said_in_state
+def synthetic_refresh(spec: RefreshSpec, force: bool = False) -> State[ReleaseRef]:
+    """Refresh the synthetic copy of a table: learn, sample, prove, publish.
+
+    Args:
+        spec: Source, target, model, gates: the whole refresh.
+        force: Publish a new version even where source and spec have not changed.
+
+    """
+    snapshot = tasks.take_snapshot(spec, force)
+    if (current := tasks.find_release(spec, snapshot)) is not None:
+        return Completed(
+            name="Unchanged", message=f"unchanged: version {current.version} stays", data=current
+        )
+    model = tasks.train_model(spec, snapshot)
+    table = tasks.sample_table(spec, snapshot, model)
+    validation = tasks.validate_table(spec, snapshot, model, table)
+    evaluation = tasks.evaluate_table(spec, snapshot, model, table, validation)
+    release = tasks.publish_release(spec, snapshot, model, table, validation, evaluation)
+    return Completed(message=f"published version {release.version}: {release.rows:,} rows", data=release)
+
+
+@flow(name="train-model", flow_run_name="train-{spec.name}", result_serializer="json")
+@_said_in_state
+def train_model(spec: RefreshSpec) -> State[ModelRef]:
+    """Pin the source and learn it; the model stays in the workspace, where a refresh of the same spec finds
+    it.
+
+    Args:
+        spec: Source, model, privacy; the target is not touched.
+
+    """
+    model = tasks.train_model(spec, tasks.take_snapshot(spec))
+    return Completed(
+        message=f"learned {model.rows:,} rows in {model.seconds:,.0f} s: {model.uri}", data=model
+    )
+
+
+@flow(name="sample-table", flow_run_name="sample-{spec.name}", result_serializer="json")
+@_said_in_state
+def sample_table(spec: RefreshSpec) -> State[TableRef]:
+    """Draw a table into the workspace, training first where there is no model yet; nothing is published.
+
+    Args:
+        spec: Source, model, sample; the target is not touched.
+
+    """
+    snapshot = tasks.take_snapshot(spec)
+    table = tasks.sample_table(spec, snapshot, tasks.train_model(spec, snapshot))
+    return Completed(message=f"drew {table.rows:,} rows: {table.uri}", data=table)

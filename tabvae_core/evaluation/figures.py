@@ -1,0 +1,358 @@
+"""The report's pictures in Bokeh.
+
+Real rows are always blue and filled, synthetic ones orange and dashed or hatched. Colours are of the same
+strength on white and on near-black, and differ in lightness for colour-blind readers and for print. Text
+that comes from tables is only ever canvas text or a tooltip's value, never HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tabvae_core.evaluation.charts import Bars, Density, Histogram, Projection, format_value
+from tabvae_core.evaluation.view import Floats, Unit
+
+__all__ = [
+    "REAL",
+    "SYNTHETIC",
+    "bars_figure",
+    "density_figure",
+    "heatmap_figure",
+    "histogram_figure",
+    "projection_figures",
+    "safe_text",
+]
+
+REAL = "#2f86c9"
+SYNTHETIC = "#e0701a"
+SYNTHETIC_DARK = "#a04400"
+"""Dots on a synthetic shade."""
+INK = "#7b828c"
+"""Text and axes: readable on white and on near-black."""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+
+_FEW = 5
+"""Cells of fewer real rows look alike."""
+
+
+def safe_text(text: str, most: int = 28) -> str:
+    """Shorten a label, and keep Bokeh from taking it for TeX, which it would fetch a renderer for."""
+    text = " ".join(text.split()) or "(blank)"
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return text.replace("$$", "$\u200b$").replace("\\(", "\\\u200b(").replace("\\[", "\\\u200b[")
+
+
+def _figure(height: int, **options: Any) -> Any:
+    from bokeh.plotting import figure
+
+    plot = figure(
+        height=height,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
+        background_fill_color=None,
+        border_fill_color=None,
+        outline_line_color=None,
+        output_backend="canvas",
+        min_border_right=12,
+        **options,
+    )
+    plot.xgrid.visible = False
+    plot.ygrid.grid_line_color = INK
+    plot.ygrid.grid_line_alpha = 0.18
+    for axis in (*plot.xaxis, *plot.yaxis):
+        axis.axis_line_color = INK
+        axis.axis_line_alpha = 0.5
+        axis.major_tick_line_color = None
+        axis.minor_tick_line_color = None
+        axis.major_label_text_color = INK
+        axis.major_label_text_font = FONT
+        axis.major_label_text_font_size = "11px"
+        axis.axis_label_text_color = INK
+        axis.axis_label_text_font = FONT
+        axis.axis_label_text_font_size = "11px"
+        axis.axis_label_text_font_style = "normal"
+    return plot
+
+
+def _range(start: float, end: float) -> Any:
+    from bokeh.models import Range1d
+
+    return Range1d(start=start, end=end)
+
+
+def _hover(plot: Any, renderer: Any, tooltips: list[tuple[str, str]]) -> None:
+    from bokeh.models import HoverTool
+
+    plot.add_tools(HoverTool(renderers=[renderer], tooltips=tooltips, point_policy="follow_mouse"))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
+
+
+def _times(unit: Unit) -> float:
+    """Factor from a measure's unit to that of its axis: Bokeh counts time in milliseconds."""
+    return 1.0 if unit in ("number", "duration") else 1000.0
+
+
+def histogram_figure(chart: Histogram, *, height: int = 230) -> Any:
+    """Overlay two histograms."""
+    from bokeh.models import ColumnDataSource, NumeralTickFormatter
+
+    kind = "log" if chart.log else "datetime" if chart.unit in ("date", "datetime", "time") else "linear"
+    top = 1.08 * float(max(chart.real.max(initial=0), chart.synthetic.max(initial=0))) or 1.0
+    edges = chart.edges * _times(chart.unit)
+    plot = _figure(height, x_axis_type=kind, y_range=_range(0, top), x_range=_range(edges[0], edges[-1]))
+    plot.yaxis.formatter = NumeralTickFormatter(format="0.[00]%")
+    plot.yaxis[0].ticker.desired_num_ticks = 4
+    plot.xaxis[0].ticker.desired_num_ticks = 5
+    _number_axis(plot.xaxis[0], chart)
+    source = ColumnDataSource(
+        {
+            "left": edges[:-1],
+            "right": edges[1:],
+            "real": chart.real,
+            "top": np.full(len(chart.real), top),
+            "range": _ranges(chart),
+            "real_text": [_percent(v) for v in chart.real],
+            "synthetic_text": [_percent(v) for v in chart.synthetic],
+        }
+    )
+    plot.quad(
+        left="left", right="right", top="real", bottom=0, source=source, color=REAL, alpha=0.38, line_width=0
+    )
+    for shares, colour, dash in ((chart.real, REAL, "solid"), (chart.synthetic, SYNTHETIC, (5, 2))):
+        x, y = np.repeat(edges, 2), np.concatenate([[0], np.repeat(shares, 2), [0]])
+        plot.line(x, y, color=colour, line_width=1.2 if dash == "solid" else 2.2, line_dash=dash)
+    target = plot.quad(
+        left="left", right="right", top="top", bottom=0, source=source, alpha=0, hover_alpha=0.08
+    )
+    target.hover_glyph.fill_color = INK
+    _hover(plot, target, [("value", "@range"), ("held-out", "@real_text"), ("synthetic", "@synthetic_text")])
+    return plot
+
+
+def _number_axis(axis: Any, chart: Histogram) -> None:
+    from bokeh.models import DatetimeTickFormatter, FixedTicker, NumeralTickFormatter
+
+    if chart.unit == "time":
+        axis.formatter = DatetimeTickFormatter(hours="%H:%M", hourmin="%H:%M", minutes="%H:%M", days="%H:%M")
+    elif chart.unit == "duration":
+        ticks = np.linspace(chart.edges[0], chart.edges[-1], 5)
+        axis.ticker = FixedTicker(ticks=list(ticks))
+        axis.major_label_overrides = {float(t): format_value(float(t), "duration") for t in ticks}
+    elif chart.unit == "number" and not chart.log:
+        large = max(abs(chart.edges[0]), abs(chart.edges[-1]))
+        if 1e4 <= large < 1e15:
+            axis.formatter = NumeralTickFormatter(format="0.[0]a")
+
+
+def _ranges(chart: Histogram) -> list[str]:
+    texts = [format_value(float(edge), chart.unit) for edge in chart.edges]
+    inner = [f"{a} to {b}" for a, b in pairwise(texts)]
+    if len(inner) > 1:
+        inner[0], inner[-1] = f"below {texts[1]}", f"from {texts[-2]}"
+    return inner
+
+
+MAX_DRAWN = 10
+"""Categories drawn; more are in the table below the picture."""
+
+
+def bars_figure(chart: Bars, *, height: int = 230) -> Any:
+    """Pairs of bars, one pair a category."""
+    from bokeh.models import ColumnDataSource, FixedTicker, NumeralTickFormatter
+
+    shown = _shown(chart, MAX_DRAWN if not chart.ordered else 2 * MAX_DRAWN)
+    labels = [chart.labels[k] for k in shown]
+    real, synthetic = chart.real[shown], chart.synthetic[shown]
+    n = len(labels)
+    y = np.arange(n)[::-1].astype(np.float64)
+    right = 1.06 * float(max(real.max(initial=0), synthetic.max(initial=0))) or 1.0
+    plot = _figure(height, x_range=_range(0, right), y_range=_range(min(-0.6, n - 5.4), n - 0.4))
+    plot.xgrid.visible, plot.ygrid.visible = True, False
+    plot.xgrid.grid_line_color, plot.xgrid.grid_line_alpha = INK, 0.18
+    plot.xaxis.formatter = NumeralTickFormatter(format="0.[00]%")
+    plot.xaxis[0].ticker.desired_num_ticks = 4
+    plot.yaxis.ticker = FixedTicker(ticks=list(y))
+    plot.yaxis.major_label_overrides = {
+        int(p): safe_text(label, 18) for p, label in zip(y, labels, strict=True)
+    }
+    source = ColumnDataSource(
+        {
+            "y": y,
+            "upper": y + 0.2,
+            "lower": y - 0.2,
+            "real": real,
+            "synthetic": synthetic,
+            "right": np.full(n, right),
+            "label": [safe_text(label, 60) for label in labels],
+            "real_text": [_percent(v) for v in real],
+            "synthetic_text": [_percent(v) for v in synthetic],
+        }
+    )
+    plot.hbar(y="upper", height=0.38, right="real", source=source, color=REAL, alpha=0.85, line_width=0)
+    plot.hbar(
+        y="lower", height=0.38, right="synthetic", source=source, fill_color=SYNTHETIC, fill_alpha=0.28,
+        line_color=SYNTHETIC, line_width=1.2, hatch_pattern="right_diagonal_line", hatch_color=SYNTHETIC,
+        hatch_scale=9, hatch_weight=1.2,
+    )  # fmt: skip
+    target = plot.hbar(y="y", height=0.9, right="right", source=source, alpha=0, hover_alpha=0.08)
+    target.hover_glyph.fill_color = INK
+    _hover(plot, target, [("value", "@label"), ("held-out", "@real_text"), ("synthetic", "@synthetic_text")])
+    return plot
+
+
+def _shown(chart: Bars, most: int) -> list[int]:
+    """The largest `most` bars, in the chart's order; what is called (other) or (null) stays."""
+    weight = np.maximum(chart.real, chart.synthetic)
+    special = [k for k, label in enumerate(chart.labels) if label in ("(other)", "(null)")]
+    order = [int(k) for k in np.argsort(-weight, kind="stable") if int(k) not in special]
+    return sorted([*order[: max(most - len(special), 1)], *special])
+
+
+def heatmap_figure(names: Sequence[str], matrix: Floats, *, limit: float, height: int = 380) -> Any:
+    """A square of associations from -limit (green) over 0 (white) to limit (purple).
+
+    Args:
+        names: Columns, shape (c,).
+        matrix: Shape (c, c).
+        limit: Largest absolute value of the scale.
+        height: In pixels.
+
+    """
+    from bokeh.models import ColumnDataSource, FixedTicker
+    from bokeh.palettes import diverging_palette
+    from bokeh.transform import linear_cmap
+
+    n = len(names)
+    row, column = (a.ravel() for a in np.indices((n, n)))
+    plot = _figure(height, x_range=_range(-0.5, n - 0.5), y_range=_range(n - 0.5, -0.5))
+    plot.ygrid.visible = False
+    labels = [safe_text(name, 16) for name in names]
+    for axis in (plot.xaxis, plot.yaxis):
+        axis.ticker = FixedTicker(ticks=list(range(n)))
+        axis.major_label_overrides = dict(enumerate(labels))
+        axis.major_label_text_font_size = "11px" if n <= 20 else "8px"
+        axis.axis_line_color = None
+    plot.xaxis.major_label_orientation = 1.1
+    source = ColumnDataSource(
+        {
+            "x": column,
+            "y": row,
+            "value": matrix.ravel(),
+            "first": [labels[k] for k in row],
+            "second": [labels[k] for k in column],
+            "text": [f"{v:+.3f}" for v in matrix.ravel()],
+        }
+    )
+    palette = diverging_palette(tuple(_GREENS), tuple(_PURPLES), 101)
+    cells = plot.rect(
+        x="x", y="y", width=0.96, height=0.96, source=source, line_width=0,
+        fill_color=linear_cmap("value", palette, -limit, limit),
+    )  # fmt: skip
+    _hover(plot, cells, [("", "@first"), (" ", "@second"), ("association", "@text")])
+    return plot
+
+
+def _blend(first: tuple[int, int, int], second: tuple[int, int, int], n: int) -> list[str]:
+    steps = np.linspace(np.array(first), np.array(second), n).round().astype(int)
+    return ["#" + "".join(f"{channel:02x}" for channel in colour) for colour in steps]
+
+
+_GREENS = [*_blend((15, 92, 46), (116, 184, 122), 51)[:-1], *_blend((116, 184, 122), (244, 244, 246), 51)]
+_PURPLES = [*_blend((76, 24, 110), (160, 118, 190), 51)[:-1], *_blend((160, 118, 190), (244, 244, 246), 51)]
+
+
+def _cells(plot: Any, cells: Density, colour: str, *, who: str, strength: float = 0.95) -> None:
+    """Shade cells by the square root of their count."""
+    from bokeh.models import ColumnDataSource
+
+    if not len(cells.counts):
+        return
+    shown = np.maximum(cells.counts, _FEW)
+    alpha = 0.1 + (strength - 0.1) * np.sqrt(shown / shown.max())
+    source = ColumnDataSource(
+        {
+            "left": cells.x,
+            "right": cells.x + cells.width,
+            "bottom": cells.y,
+            "top": cells.y + cells.height,
+            "alpha": alpha if shown.max() > _FEW else np.full(len(shown), 0.3),
+            "rows": [f"{c:,}" if c >= _FEW else f"fewer than {_FEW}" for c in cells.counts],
+        }
+    )
+    drawn = plot.quad(
+        left="left", right="right", bottom="bottom", top="top", source=source, fill_color=colour,
+        fill_alpha="alpha", line_width=0,
+    )  # fmt: skip
+    _hover(plot, drawn, [(who, "@rows rows")])
+
+
+def density_figure(
+    cells: Density,
+    points: Floats,
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    units: tuple[Unit, Unit] = ("number", "number"),
+    *,
+    labels: tuple[str, str] = ("", ""),
+    height: int = 240,
+) -> Any:
+    """Shade the held-out rows' density and draw synthetic rows as points on it.
+
+    Args:
+        cells: Held-out rows.
+        points: Synthetic rows, shape (n, 2).
+        limits: Of the two axes.
+        units: Of the two axes.
+        labels: Names of the two axes.
+        height: In pixels.
+
+    """
+    plot = _plane(limits, units, labels, height)
+    _cells(plot, cells, REAL, who="held-out")
+    if len(points):
+        x, y = points[:, 0] * _times(units[0]), points[:, 1] * _times(units[1])
+        plot.scatter(x, y, size=2.4, color=SYNTHETIC, alpha=0.45, line_width=0)
+    return plot
+
+
+def _plane(
+    limits: tuple[tuple[float, float], tuple[float, float]],
+    units: tuple[Unit, Unit],
+    labels: tuple[str, str],
+    height: int,
+) -> Any:
+    from bokeh.models import NumeralTickFormatter
+
+    kinds = ["datetime" if unit in ("date", "datetime", "time") else "linear" for unit in units]
+    ranges = [_range(low * _times(u), high * _times(u)) for (low, high), u in zip(limits, units, strict=True)]
+    plot = _figure(height, x_range=ranges[0], y_range=ranges[1], x_axis_type=kinds[0], y_axis_type=kinds[1])
+    plot.xaxis.axis_label, plot.yaxis.axis_label = (
+        safe_text(label, 40) if label else None for label in labels
+    )
+    for axis, unit, limit in ((plot.xaxis[0], units[0], limits[0]), (plot.yaxis[0], units[1], limits[1])):
+        axis.ticker.desired_num_ticks = 4
+        if unit == "number" and 1e4 <= max(abs(limit[0]), abs(limit[1])) < 1e15:
+            axis.formatter = NumeralTickFormatter(format="0.[0]a")
+    return plot
+
+
+def projection_figures(projected: Projection, *, height: int = 340) -> tuple[Any, Any]:
+    """Two panels on the same axes: the held-out rows' density, and the synthetic rows as points."""
+    labels = tuple(
+        f"axis {k + 1} ({100 * share:.0f} % of the variance)" for k, share in enumerate(projected.explained)
+    )
+    panels = [
+        _plane(projected.limits, ("number", "number"), (labels[0], labels[1]), height) for _ in range(2)
+    ]
+    _cells(panels[0], projected.real, REAL, who="held-out")
+    _cells(panels[1], projected.synthetic, SYNTHETIC, who="synthetic", strength=0.7)
+    if len(projected.points):
+        panels[1].scatter(*projected.points.T, size=2.4, color=SYNTHETIC_DARK, alpha=0.7, line_width=0)
+    return panels[0], panels[1]

@@ -1,0 +1,136 @@
+"""What an evaluation says: figures beside their floors, column by column and pair by pair, as JSON.
+
+Holds figures and column names. Never a cell: categories and bin edges stay out of it.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tabvae_core.spec import Kind
+
+__all__ = [
+    "ColumnEvaluation",
+    "Evaluation",
+    "Metric",
+    "PairError",
+    "Pairs",
+    "RowCounts",
+    "TellingColumn",
+    "Verdict",
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Metric(_Part):
+    """A figure of the synthetic table beside its floor."""
+
+    value: float | None
+    """Held-out rows against synthetic rows; None where it cannot be measured."""
+    floor: float | None = None
+    """The same figure with training rows in the place of synthetic ones; None without training rows."""
+
+
+class RowCounts(_Part):
+    """Rows that were measured; equally many synthetic and training ones, so that value and floor compare."""
+
+    holdout: int
+    synthetic: int
+    train: int | None = None
+    """None: no training rows were given, so there is no floor."""
+
+
+class ColumnEvaluation(_Part):
+    """One column."""
+
+    name: str
+    kind: Kind
+    modelled: bool
+    """Whether the column counts in the figures; identifiers, text, nested and constant columns do not."""
+    shape: float | None = None
+    """Percent: KS statistic (or difference of null shares, where larger), total variation for categories."""
+    shape_floor: float | None = None
+    jsd: float | None = None
+    """Jensen-Shannon distance, base 2, in [0, 1]."""
+    jsd_floor: float | None = None
+    nulls_real: float
+    """Share of nulls among the held-out rows, in [0, 1]."""
+    nulls_synthetic: float
+    """Share of nulls among the synthetic rows, in [0, 1]."""
+    nulls_train: float | None = None
+    """Share of nulls among the training rows; None without them."""
+    auc: float | None = None
+    """How well this column alone tells synthetic from held-out rows; 0.5 is perfect."""
+
+
+class PairError(_Part):
+    """The association of two columns."""
+
+    first: str
+    second: str
+    error: float
+    """Percent: |r - r'| / 2 of two measures, else the total variation of the two-way table."""
+    floor: float | None = None
+
+
+class Pairs(_Part):
+    """Association of pairs: matrices for the heatmaps, and the pairs that are furthest apart."""
+
+    columns: tuple[str, ...] = ()
+    """Rows and columns of the matrices, at most 40."""
+    real: tuple[tuple[float, ...], ...] = ()
+    """Association among held-out rows, in [-1, 1]: Pearson's r of two measures, correlation ratio of a
+    measure and a category, Cramér's V of two categories; 0 where a column does not vary."""
+    synthetic: tuple[tuple[float, ...], ...] = ()
+    """The same among synthetic rows."""
+    measured: int = 0
+    """Pairs behind the trend figure."""
+    total: int = 0
+    """Pairs of modelled columns."""
+    worst: tuple[PairError, ...] = ()
+    """The pairs furthest apart, worst first, at most 20."""
+
+
+class TellingColumn(_Part):
+    """A column that gives the synthetic rows away."""
+
+    name: str
+    auc_drop: float
+    """What the classifier's AUC loses when this column is shuffled among the rows it is tested on."""
+    auc: float | None
+    """AUC of this column alone."""
+
+
+class Verdict(_Part):
+    """The figures in words; gates decide, this describes."""
+
+    sentence: str
+    close: tuple[str, ...] = ()
+    """Figures close to their floor."""
+    apart: tuple[str, ...] = ()
+    """Figures that are not."""
+
+
+class Evaluation(_Part):
+    """A synthetic table measured against held-out rows."""
+
+    rows: RowCounts
+    max_rows: int
+    """Rows of each table that were measured at most, chosen uniformly."""
+    seed: int
+    """Seed of that choice, of the folds, and of the sampled pairs."""
+    target_column: str | None = None
+    """Column predicted to measure utility."""
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    """shape, trend, jsd, c2st, utility, copies, nulls; a figure without value is still listed."""
+    columns: tuple[ColumnEvaluation, ...] = ()
+    """Every column of the synthetic table, in its order."""
+    pairs: Pairs = Pairs()
+    telling: tuple[TellingColumn, ...] = ()
+    """What to mend first: columns that give the synthetic rows away, most telling first, at most 10."""
+    verdict: Verdict
+    notes: tuple[str, ...] = ()
+    """What was left out, sampled or could not be measured, and why."""

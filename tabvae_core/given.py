@@ -1,0 +1,113 @@
+"""Values fixed for every row, read by the type of their column: `age=35` an integer, `city=35` a string."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tabvae_core.errors import SpecError
+from tabvae_core.schema import TableSchema
+from tabvae_core.spec import Kind
+
+__all__ = ["given_values", "split_pairs"]
+
+_TRUE, _FALSE = {"true", "t", "yes", "1"}, {"false", "f", "no", "0"}
+
+
+def split_pairs(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Split `column=value` arguments of a command line.
+
+    Raises:
+        SpecError: A pair has no equals sign, or two pairs name one column.
+
+    """
+    result: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise SpecError(
+                f"--given must be column=value, however: {pair!r}", hint="for example --given segment=premium"
+            )
+        if name in result:
+            raise SpecError(f"--given names column {name!r} twice", hint="give each column once")
+        result[name] = value
+    return result
+
+
+def given_values(given: Mapping[str, Any], schema: TableSchema) -> dict[str, Any]:
+    """Turn given values, texts or YAML scalars, into Python values of the columns' Arrow types.
+
+    An empty text and the word `null` mean null, except in a column of strings, where only YAML's own null
+    does.
+
+    Raises:
+        SpecError: A column does not exist, cannot be given, or the value is not of its type.
+
+    """
+    return {name: _value(name, raw, schema) for name, raw in given.items()}
+
+
+def _value(name: str, raw: Any, schema: TableSchema) -> Any:
+    if name not in schema.names:
+        raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(schema.names)}")
+    column, kind = schema.column(name), schema.arrow.field(name).type
+    if column.kind in (Kind.TEXT, Kind.NESTED, Kind.IDENTIFIER):
+        raise SpecError(
+            f"given: column {name!r} is of kind {column.kind.value} and cannot be given",
+            hint="give a number, category, boolean or date column",
+        )
+    stringlike = pa.types.is_string(_values_of(kind)) or pa.types.is_large_string(_values_of(kind))
+    if raw is None or (isinstance(raw, str) and not stringlike and raw.strip().lower() in {"", "null"}):
+        if not column.nullable:
+            raise SpecError(f"given: column {name!r} has no nulls", hint="give a value")
+        return None
+    try:
+        return _parse(raw, _values_of(kind))
+    except (ValueError, TypeError, ArithmeticError, pa.ArrowException):
+        raise SpecError(
+            f"given: the value for column {name!r} is not of its type, {kind}",
+            hint=f"write a value of type {kind}",
+        ) from None
+
+
+def _values_of(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _parse(raw: Any, kind: pa.DataType) -> Any:
+    if pa.types.is_boolean(kind):
+        return _boolean(raw)
+    if pa.types.is_timestamp(kind):
+        return _instant(str(raw), kind)
+    if pa.types.is_duration(kind):
+        return pa.scalar(int(raw), pa.int64()).cast(kind).as_py()
+    if isinstance(raw, bool):
+        raise TypeError
+    text = pa.scalar(str(raw), pa.string())
+    if pa.types.is_integer(kind) and str(raw).strip().endswith(".0"):
+        text = pa.scalar(str(raw).strip()[:-2], pa.string())
+    return text.cast(kind).as_py()
+
+
+def _boolean(raw: Any) -> bool:
+    word = str(raw).strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise ValueError(word)
+    return word in _TRUE
+
+
+def _instant(text: str, kind: pa.DataType) -> Any:
+    """Read ISO 8601; a time without a zone is taken to be in the column's own zone."""
+    moment = datetime.fromisoformat(text.strip())
+    if kind.tz is None:
+        if moment.tzinfo is not None:
+            raise ValueError("the column has no zone")
+        return pa.scalar(moment, pa.timestamp(kind.unit)).as_py()
+    if moment.tzinfo is None:
+        local = pa.array([moment], pa.timestamp(kind.unit))
+        return pc.assume_timezone(local, kind.tz, ambiguous="earliest", nonexistent="earliest")[0].as_py()
+    return pa.scalar(moment, kind).as_py()

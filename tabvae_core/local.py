@@ -1,0 +1,365 @@
+"""Work on single tables without spec, workspace or release: what `synthesize`, `fit`, `sample`, `evaluate`
+do.
+
+All rows are learned and none is held out: there is no gate to pass. An output is made beside its place and
+moved there whole, so a failure leaves what stood before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from tabvae_core import lake as store
+from tabvae_core.errors import DataError, SpecError
+from tabvae_core.progress import Progress, silent
+from tabvae_core.spec import ColumnOverride, PrivacySpec, RefreshSpec, StorageSpec, parse_spec, read_mapping
+from tabvae_core.tables import RowSplit, TableSource, collect
+from tabvae_core.workspace import local_path
+
+if TYPE_CHECKING:
+    from tabvae_core.evaluation import Evaluation
+    from tabvae_core.synthesizers.base import Synthesizer
+
+__all__ = [
+    "FitSummary",
+    "SampleSummary",
+    "evaluate_tables",
+    "fit_table",
+    "partial_spec",
+    "sample_model",
+    "synthesize",
+]
+
+_log = logging.getLogger(__name__)
+
+_EVALUATED_ROWS = 200_000
+"""Rows of each table held in memory while it is measured."""
+_BUNDLE_SUFFIXES = (".safetensors", ".json", ".md")
+
+
+class FitSummary(BaseModel):
+    """What was learned."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    method: str
+    rows: int
+    columns: int
+    seconds: float
+
+
+class SampleSummary(BaseModel):
+    """What was drawn."""
+
+    model_config = ConfigDict(frozen=True)
+
+    out: str
+    rows: int
+    columns: int
+    files: tuple[str, ...]
+
+
+def partial_spec(
+    table: str, data: Mapping[str, Any], *, where: str = "spec", endpoint_url: str | None = None
+) -> RefreshSpec:
+    """Complete a spec that may lack source and target, for work on one table.
+
+    Args:
+        table: URI of the table; it takes the place of the spec's own source.
+        data: The spec as a mapping: columns, rules, model, sample, privacy, ...
+        where: Name of the spec in errors.
+        endpoint_url: Endpoint of the object store.
+
+    Raises:
+        SpecError: The mapping does not describe a refresh.
+
+    """
+    source = {**(data.get("source") or {}), "uri": table}
+    if endpoint_url is not None:
+        source["storage"] = {**(source.get("storage") or {}), "endpoint_url": endpoint_url}
+    # The target is not used, yet a spec has one; this place is neither in nor around any table.
+    return parse_spec({**data, "source": source, "target": {"uri": "memory://tabvae"}}, where=where)
+
+
+def read_partial(file: Path) -> dict[str, Any]:
+    """Read a spec file that may lack source and target, as a mapping.
+
+    Raises:
+        SpecError: The file is missing or holds no mapping.
+
+    """
+    data = read_mapping(file)
+    unknown = sorted(set(data) - set(RefreshSpec.model_fields))
+    if unknown:
+        raise SpecError(
+            f"spec {file}: {unknown[0]} is not a known key", hint=", ".join(RefreshSpec.model_fields)
+        )
+    return data
+
+
+def fit_table(spec: RefreshSpec, folder: str, *, progress: Progress = silent) -> FitSummary:
+    """Learn a table and write the model bundle.
+
+    Args:
+        spec: Source, columns, model, privacy.
+        folder: Local folder of the bundle; an older bundle there is replaced.
+        progress: Told of every epoch.
+
+    Raises:
+        DataError: The table cannot be learned.
+        SpecError: The folder holds other files.
+
+    """
+    place = _local_folder(folder)
+    _check_model_folder(str(place))
+    with _beside(str(place)) as staged:
+        synthesizer = _fitted(spec, progress, staged / "checkpoint")
+        synthesizer.save(staged / "bundle")
+        _replace_folder(staged / "bundle", place)
+    return FitSummary(
+        model=folder,
+        method=spec.model.method,
+        rows=synthesizer.schema.rows,
+        columns=len(synthesizer.schema.names),
+        seconds=float(synthesizer.record.get("seconds", 0.0)),
+    )
+
+
+def synthesize(
+    spec: RefreshSpec, out: str, *, endpoint_url: str | None = None, progress: Progress = silent
+) -> SampleSummary:
+    """Learn a table and write a synthetic one, in one go.
+
+    Args:
+        spec: Source, columns, rules, model, sample, privacy.
+        out: `.parquet` file or folder.
+        endpoint_url: Endpoint of the object store of `out`.
+        progress: Told of every epoch and block.
+
+    Raises:
+        DataError: The table cannot be learned.
+        ImpossibleRule: Too few drawn rows satisfy a rule.
+        SpecError: The output would overwrite foreign files, or its own source.
+
+    """
+    from tabvae_core.steps import open_source
+
+    _check_out(out, open_source(spec).schema, spec.source.uri, endpoint_url)
+    with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
+        synthesizer = _fitted(spec, progress, Path(folder) / "checkpoint")
+        synthesizer.save(Path(folder) / "bundle")
+        rows = spec.sample.rows or synthesizer.schema.rows
+        return _draw(Path(folder) / "bundle", out, spec, rows, endpoint_url, progress)
+
+
+def sample_model(
+    folder: str, out: str, spec: RefreshSpec, *, endpoint_url: str | None = None, progress: Progress = silent
+) -> SampleSummary:
+    """Draw a table from a model bundle.
+
+    Args:
+        folder: Local folder of the bundle.
+        out: `.parquet` file or folder.
+        spec: Rows, seed, shards, given values, rules; its source is not used.
+        endpoint_url: Endpoint of the object store of `out`.
+        progress: Told of every block.
+
+    Raises:
+        ModelFileError: There is no bundle, or it is damaged.
+        ImpossibleRule: Too few drawn rows satisfy a rule.
+
+    """
+    if spec.sample.rows is None:
+        raise SpecError("the number of rows is missing", hint="--rows N")
+    bundle = _local_folder(folder)
+    return _draw(bundle, out, spec, spec.sample.rows, endpoint_url, progress)
+
+
+def evaluate_tables(
+    real: str,
+    synthetic: str,
+    *,
+    holdout: str | None = None,
+    target_column: str | None = None,
+    html: str | None = None,
+    storage: StorageSpec | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a synthetic table against real rows.
+
+    Args:
+        real: The rows that were learned.
+        synthetic: The synthetic table.
+        holdout: Real rows that were not learned; without them `real` is halved, and one half takes their
+            place.
+        target_column: Column to predict when usefulness is measured.
+        html: Where to write the report.
+        storage: Access to the tables.
+        progress: Told of every part.
+
+    Raises:
+        DataError: A table is missing or empty, or the columns differ.
+
+    """
+    from tabvae_core.evaluation import evaluate, render_report
+    from tabvae_core.inference import infer_schema
+    from tabvae_core.lake import ParquetSource
+
+    source, drawn = ParquetSource(real, storage=storage), ParquetSource(synthetic, storage=storage)
+    train: TableSource
+    kept: TableSource
+    if holdout is None:
+        _log.info(
+            "no held-out rows: one random half of %s is compared, the other is its floor",
+            store.safe_uri(real),
+        )
+        train, kept = (RowSplit(source, part, holdout=0.5, seed=0) for part in ("train", "holdout"))
+    else:
+        train, kept = source, ParquetSource(holdout, storage=storage)
+    _check_same_columns(source.schema, drawn.schema, synthetic)
+    _check_same_columns(source.schema, kept.schema, holdout or real)
+    left_out = [name for name in source.schema.names if name not in drawn.schema.names]
+    overrides = {name: ColumnOverride(unlearnable="drop") for name in left_out}
+    schema = infer_schema(
+        source,
+        overrides=overrides,
+        privacy=PrivacySpec(min_category_rows=1, protect_extremes=1),
+        progress=progress,
+    )
+    tables = [collect(table, max_rows=_EVALUATED_ROWS) for table in (kept, drawn, train)]
+    evaluation = evaluate(
+        tables[0], tables[1], schema, train=tables[2], target_column=target_column, progress=progress
+    )
+    if html is not None:
+        with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
+            page = Path(folder) / "report.html"
+            render_report(
+                evaluation, tables[0], tables[1], schema, title=Path(synthetic).name or synthetic,
+                subtitle=f"measured against {store.safe_uri(holdout or real)}", path=page,
+            )  # fmt: skip
+            store.copy_file(str(page), html, target_storage=storage)
+    return evaluation
+
+
+def _local_folder(folder: str) -> Path:
+    place = local_path(folder)
+    if place is None:
+        raise SpecError(
+            f"a model folder lies on a local disk, however: {store.safe_uri(folder)}", hint="name a path"
+        )
+    return place
+
+
+def _fitted(spec: RefreshSpec, progress: Progress, checkpoint: Path) -> Synthesizer:
+    from tabvae_core.steps import check_columns, learn, open_source
+
+    source = open_source(spec)
+    check_columns(spec, source.schema)
+    if source.num_rows == 0:
+        raise DataError(f"{spec.source.uri} has no rows", hint="a table is learned from its rows")
+    synthesizer = learn(spec, source, checkpoint=checkpoint, progress=progress)
+    source.verify()
+    return synthesizer
+
+
+def _draw(
+    bundle: Path, out: str, spec: RefreshSpec, rows: int, endpoint_url: str | None, progress: Progress
+) -> SampleSummary:
+    from tabvae_core.lake import ParquetSink
+    from tabvae_core.steps import draw
+    from tabvae_core.synthesizers.registry import load_bundle
+
+    schema = load_bundle(bundle).schema
+    storage = StorageSpec(endpoint_url=endpoint_url)
+    with ParquetSink(out, schema.arrow, storage, rows_per_file=spec.sample.rows_per_file) as sink:
+        drawn = draw(spec, schema, sink, bundle, rows, progress=progress)
+    files = tuple(record.path for record in sink.files)
+    return SampleSummary(out=out, rows=drawn, columns=len(schema.names), files=files)
+
+
+class _NothingWritten(Exception):
+    """Leaves a sink without a trace."""
+
+
+def _check_out(out: str, schema: pa.Schema, source: str | None, endpoint_url: str | None) -> None:
+    """Find out before a training of minutes what would make its output fail: a foreign folder, a read-only
+    disk.
+    """
+    from tabvae_core.lake import ParquetSink
+
+    if source is not None and store.is_local(out) and store.is_local(source):
+        place, origin = (os.path.realpath(store.filesystem(uri)[1]) for uri in (out, source))
+        if place == origin or _inside(place, origin) or _inside(origin, place):
+            raise SpecError(
+                f"the output {out} lies in the table {source}, or holds it", hint="write beside the table"
+            )
+    with suppress(_NothingWritten), ParquetSink(out, schema, StorageSpec(endpoint_url=endpoint_url)):
+        raise _NothingWritten
+
+
+def _inside(place: str, folder: str) -> bool:
+    return place.startswith(folder.rstrip("/") + "/")
+
+
+def _check_model_folder(place: str) -> None:
+    """Refuse a folder that holds anything but an older model."""
+    if os.path.isfile(place):
+        raise SpecError(f"{place} is a file, a model is a folder", hint="name a new folder")
+    foreign = (
+        [name for name in os.listdir(place) if not name.endswith(_BUNDLE_SUFFIXES)]
+        if os.path.isdir(place)
+        else []
+    )
+    if foreign:
+        raise SpecError(
+            f"folder {place} holds files that are no part of a model, such as {min(foreign)}",
+            hint="name an empty or new folder",
+        )
+
+
+@contextmanager
+def _beside(place: str) -> Iterator[Path]:
+    """Lend a hidden folder beside a place, on its own disk, removed in the end."""
+    parent = os.path.dirname(place)
+    with store.storage_errors(place):
+        os.makedirs(parent, exist_ok=True)
+        folder = tempfile.mkdtemp(prefix=f".{os.path.basename(place)}.", dir=parent)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace_folder(new: Path, place: Path) -> None:
+    """Move a folder to a place; one that stands there is moved away first and comes back if that fails."""
+    old = new.parent / "old"
+    stood = place.exists()
+    with store.storage_errors(str(place)):
+        if stood:
+            os.replace(place, old)
+        try:
+            os.replace(new, place)
+        except BaseException:
+            if stood:
+                os.replace(old, place)
+            raise
+
+
+def _check_same_columns(real: pa.Schema, other: pa.Schema, uri: str) -> None:
+    unknown = [name for name in other.names if name not in real.names]
+    if unknown or not set(other.names) & set(real.names):
+        raise DataError(
+            f"{store.safe_uri(uri)} has other columns than the real table: {', '.join(unknown) or 'all'}",
+            hint="compare tables of the same columns",
+        )

@@ -1,0 +1,228 @@
+"""`check`: what can be known before a run: access, schema, rules, an estimate of time and memory."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from tabvae_core import lake as store
+from tabvae_core.errors import SpecError, TabvaeError
+from tabvae_core.lake import ParquetSource
+from tabvae_core.progress import Progress, silent
+from tabvae_core.schema import TableSchema
+from tabvae_core.spec import ModelSpec, RefreshSpec, StorageSpec
+from tabvae_core.tables import RowSplit
+
+__all__ = ["CheckReport", "Estimate", "Finding", "check"]
+
+# Measured on two cores of a small server: rows x columns x epochs a second while training, rows x columns a
+# second while sampling, seconds for the rest; within a factor of three on other machines.
+_TRAIN_CELLS = {"vae": 150_000.0, "vae_basic": 3_000_000.0}
+_SAMPLE_CELLS = {"vae": 60_000.0, "vae_basic": 2_000_000.0}
+_FIXED_SECONDS = 25.0
+_EPOCHS = 20
+_FIXED_BYTES = 900e6
+_CELL_BYTES = 24
+_EVALUATED_ROWS = 200_000
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Finding(_Part):
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+    exit_code: int = 0
+    """What a run that fails on it would end with; 0 where it is well."""
+
+
+class Estimate(_Part):
+    """Rough figures, from rows x columns; right within a factor of three."""
+
+    seconds: float
+    memory_bytes: float
+
+
+class CheckReport(_Part):
+    """What is known before a run."""
+
+    ok: bool
+    findings: tuple[Finding, ...]
+    rows: int | None = None
+    columns: int | None = None
+    decisions: tuple[str, ...] = ()
+    """What will be done with text, nested and identifier columns."""
+    estimate: Estimate | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """Code of the first failure; 0 where all is well."""
+        return next((finding.exit_code for finding in self.findings if not finding.ok), 0)
+
+    def text(self) -> str:
+        """Lines for a terminal."""
+        lines = [_line(finding) for finding in self.findings]
+        if self.decisions:
+            lines += ["decisions:", *(f"  {line}" for line in self.decisions)]
+        if self.estimate is not None:
+            minutes, gigabytes = self.estimate.seconds / 60, self.estimate.memory_bytes / 1e9
+            lines.append(
+                f"estimate: about {minutes:.1f} minutes, {gigabytes:.1f} GB of memory, within a factor of 3"
+            )
+        return "\n".join(lines)
+
+
+def _line(finding: Finding) -> str:
+    line = f"{'ok  ' if finding.ok else 'FAIL'} {finding.name:<10} {finding.detail}"
+    return f"{line}\n     {'':<10} hint: {finding.hint}" if finding.hint and not finding.ok else line
+
+
+@dataclass
+class _Findings:
+    """Collects what was found; a failure of one thing does not keep the others from being looked at."""
+
+    items: list[Finding] = field(default_factory=list)
+
+    @contextmanager
+    def looking_at(self, name: str) -> Iterator[Callable[[str], None]]:
+        details: list[str] = []
+        try:
+            yield details.append
+        except TabvaeError as error:
+            finding = Finding(
+                name=name, ok=False, detail=error.message, hint=error.hint, exit_code=error.exit_code
+            )
+            self.items.append(finding)
+        else:
+            self.items.append(Finding(name=name, ok=True, detail="; ".join(details)))
+
+
+def check(spec: RefreshSpec, *, progress: Progress = silent) -> CheckReport:
+    """Look at everything a refresh needs. Reads the source once, writes only probes, which it removes.
+
+    Args:
+        spec: The refresh.
+        progress: Told of the pass over the source.
+
+    Returns:
+        Findings, decisions and estimate; what is wrong is in the findings, not raised.
+
+    """
+    from tabvae_core.steps import check_columns, decisions, open_source
+
+    found = _Findings()
+    source: ParquetSource | None = None
+    schema: TableSchema | None = None
+    with found.looking_at("method") as say:
+        say(_known_method(spec.model))
+    with found.looking_at("source") as say:
+        source = open_source(spec)
+        say(f"{source.num_rows:,} rows, {len(source.schema)} columns, {len(source.files)} files")
+    if source is not None:
+        schema = _look_at_columns(spec, source, found, progress, check_columns)
+    for name, uri, storage in (
+        ("target", spec.target.uri, spec.target.storage),
+        ("workspace", spec.workspace.uri, spec.workspace.storage),
+    ):
+        with found.looking_at(name) as say:
+            _probe(uri, storage)
+            say(f"{store.safe_uri(uri)} can be written")
+    return CheckReport(
+        ok=all(finding.ok for finding in found.items),
+        findings=tuple(found.items),
+        rows=source.num_rows if source else None,
+        columns=len(source.schema) if source else None,
+        decisions=tuple(decisions(schema)) if schema else (),
+        estimate=_estimate(spec, source.num_rows, source.schema) if source and schema else None,
+    )
+
+
+def _known_method(model: ModelSpec) -> str:
+    from tabvae_core.synthesizers.registry import methods
+
+    if model.method not in methods():
+        raise SpecError(f"model.method {model.method!r} is not known", hint=f"known: {', '.join(methods())}")
+    return model.method
+
+
+def _look_at_columns(
+    spec: RefreshSpec,
+    source: ParquetSource,
+    found: _Findings,
+    progress: Progress,
+    check_columns: Callable[[RefreshSpec, pa.Schema], None],
+) -> TableSchema | None:
+    from tabvae_core.inference import infer_schema
+    from tabvae_core.steps import check_settings, check_size
+
+    schema: TableSchema | None = None
+    with found.looking_at("columns") as say:
+        check_columns(spec, source.schema)
+        say(
+            "as expected" if spec.expect_columns is not None else "no expect_columns: whatever the source has"
+        )
+    with found.looking_at("rows") as say:
+        check_size(spec, source)
+        held = RowSplit(source, "holdout", holdout=spec.gates.holdout, seed=spec.model.seed).num_rows
+        say(f"{source.num_rows - held:,} to learn, {held:,} held out")
+    with found.looking_at("schema") as say:
+        schema = infer_schema(
+            source,
+            overrides=spec.columns,
+            unlearnable=spec.unlearnable,
+            privacy=spec.privacy,
+            progress=progress,
+        )
+        counts = {kind: len(schema.of_kind(kind)) for kind in sorted({c.kind for c in schema.columns})}
+        say(", ".join(f"{count} {kind.value}" for kind, count in counts.items() if count))
+    if schema is not None:
+        with found.looking_at("settings") as say:
+            check_settings(spec, schema)
+            say(f"{len(spec.rules)} rules, {len(spec.sample.given)} given values")
+    return schema
+
+
+def _probe(uri: str, storage: StorageSpec) -> None:
+    """Write a small object and remove it, and any folder that was made for it."""
+    if store.is_local(uri):
+        _probe_disk(store.filesystem(uri)[1])
+        return
+    probe = store.join_uri(uri, f".tabvae-probe-{secrets.token_hex(4)}")
+    store.write_bytes(probe, b"", storage)
+    store.remove_file(probe, storage)
+
+
+def _probe_disk(path: str) -> None:
+    folder = path
+    while not os.path.lexists(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    with store.storage_errors(path), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0")
+
+
+def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
+    columns = len(schema)
+    learned = min(rows * (1 - spec.gates.holdout), spec.model.max_rows)
+    drawn = spec.sample.rows or rows
+    epochs = spec.model.epochs or _EPOCHS
+    training = learned * columns * epochs / _TRAIN_CELLS.get(spec.model.method, _TRAIN_CELLS["vae"])
+    if spec.model.max_seconds is not None:
+        training = min(training, spec.model.max_seconds)
+    sampling = drawn * columns / _SAMPLE_CELLS.get(spec.model.method, _SAMPLE_CELLS["vae"])
+    held = learned + 3 * min(rows, _EVALUATED_ROWS)
+    return Estimate(
+        seconds=round(_FIXED_SECONDS + training + sampling),
+        memory_bytes=_FIXED_BYTES + held * columns * _CELL_BYTES,
+    )

@@ -1,0 +1,630 @@
+"""The steps of a refresh as plain functions, reference in and reference out. No orchestrator is needed or
+known.
+
+    snapshot → train → sample → validate → evaluate → publish
+
+Every step is idempotent: its completion record stands in the run's folder of the workspace and is written
+last, and a step whose record stands is skipped. So a killed run goes on where it stopped when it is started
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import pyarrow as pa
+
+from tabvae_core import lake as store
+from tabvae_core import release
+from tabvae_core.errors import DataError, GateRefused, SchemaDrift, SourceChanged, SpecError
+from tabvae_core.lake import ParquetSink, ParquetSource
+from tabvae_core.progress import Progress, ProgressEvent, silent
+from tabvae_core.references import (
+    EvaluationRef,
+    GateResult,
+    ModelRef,
+    ReleaseRef,
+    SnapshotRef,
+    TableRef,
+    ValidationRef,
+)
+from tabvae_core.schema import ColumnSchema, TableSchema, schema_fingerprint, type_name
+from tabvae_core.spec import Kind, RefreshSpec
+from tabvae_core.tables import Part, RowSplit, TableSource, collect
+from tabvae_core.workspace import Run, run_id_of
+
+__all__ = [
+    "check_columns",
+    "check_settings",
+    "check_size",
+    "decisions",
+    "draw",
+    "evaluate",
+    "learn",
+    "open_source",
+    "publish",
+    "refresh",
+    "sample",
+    "snapshot",
+    "train",
+    "up_to_date",
+    "validate",
+]
+
+if TYPE_CHECKING:
+    from tabvae_core.synthesizers.base import Synthesizer
+
+R = TypeVar("R")
+
+_log = logging.getLogger(__name__)
+
+_EVALUATED_ROWS = 200_000
+"""Rows of each table held in memory while it is measured."""
+
+
+def refresh(spec: RefreshSpec, *, force: bool = False, progress: Progress = silent) -> ReleaseRef:
+    """Run a whole refresh in this process.
+
+    Args:
+        spec: The refresh.
+        force: Make and publish a new version even where source and spec are those of the current release.
+        progress: Told what each step does.
+
+    Returns:
+        The published release; the current one, marked `unchanged`, where there was nothing to do.
+
+    Raises:
+        TabvaeError: See the steps. The last published version stays whatever fails.
+
+    """
+    pinned = snapshot(spec, force=force, progress=progress)
+    if (release_ref := up_to_date(spec, pinned)) is not None:
+        return release_ref
+    model = train(spec, pinned, progress=progress)
+    table = sample(spec, pinned, model, progress=progress)
+    validation = validate(spec, pinned, model, table, progress=progress)
+    evaluation = evaluate(spec, pinned, model, table, validation, progress=progress)
+    return publish(spec, pinned, model, table, validation, evaluation, progress=progress)
+
+
+def snapshot(spec: RefreshSpec, *, force: bool = False, progress: Progress = silent) -> SnapshotRef:
+    """Pin the source: its objects, rows and schema. Nothing is copied.
+
+    Args:
+        spec: The refresh.
+        force: Start a run of its own, beside any that this source and spec had.
+        progress: Told of the files.
+
+    Raises:
+        DataError: The source is missing, malformed, or has too few rows to hold some out.
+        SchemaDrift: Its columns are not those of `expect_columns`.
+        StorageError: It cannot be reached.
+
+    """
+    progress(ProgressEvent("snapshot", 0, message=f"reading {spec.source.uri}"))
+    source = open_source(spec)
+    check_columns(spec, source.schema)
+    check_size(spec, source)
+    run_id = run_id_of(spec, source.fingerprint) + (f"-{secrets.token_hex(4)}" if force else "")
+    reference = SnapshotRef(
+        run_id=run_id,
+        uri=spec.source.uri,
+        files=tuple(source.files),
+        rows=source.num_rows,
+        columns=len(source.schema),
+        fingerprint=source.fingerprint,
+        schema_fingerprint=schema_fingerprint(source.schema),
+    )
+    run = Run(spec, run_id)
+    store.write_bytes(run.place("spec.yaml"), spec.to_yaml().encode(), run.storage)
+    run.complete("snapshot", reference)
+    size = f"{reference.rows:,} rows, {reference.columns} columns, {len(reference.files)} files"
+    progress(ProgressEvent("snapshot", 1, 1, message=size))
+    return reference
+
+
+def up_to_date(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
+    """Find the current release if this source, spec and code version already led to a release; else None.
+
+    A version that this run published and that was rolled back since stays rolled back: the current release is
+    then returned as well, because only a changed source or spec, or `force`, asks for a new one.
+    """
+    current = release.current(spec.target)
+    pointer = release.read_pointer(spec.target)
+    run = Run(spec, snapshot.run_id)
+    store.write_json(run.place("pointer.json"), pointer.model_dump(mode="json"), run.storage)
+    if current is None:
+        return None
+    if snapshot.run_id in (current.run_id, _origin(current.run_id)):
+        return current.model_copy(update={"unchanged": True})
+    newest = release.releases(spec.target)[0]
+    if newest.version != current.version and _origin(newest.run_id) == snapshot.run_id:
+        _log.info("version %s of this source was rolled back; %s stays", newest.version, current.version)
+        return current.model_copy(update={"unchanged": True})
+    return None
+
+
+def _origin(run_id: str) -> str:
+    """Name the run of the same source, spec and code without the part that `force` adds."""
+    return run_id.split("-")[0]
+
+
+def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = silent) -> ModelRef:
+    """Learn the rows that are not held out.
+
+    Raises:
+        DataError: The table cannot be learned.
+        SourceChanged: The source is no longer the one that was pinned.
+        SpecError: A rule or a given value does not fit the columns.
+
+    """
+    run = Run(spec, snapshot.run_id)
+    if (done := run.record("train", ModelRef)) is not None:
+        return _skipped("train", done, progress)
+    with _pinned(spec, snapshot) as source, run.checkpoint() as checkpoint:
+        rows = RowSplit(source, "train", holdout=spec.gates.holdout, seed=spec.model.seed)
+        synthesizer = learn(spec, rows, checkpoint=checkpoint, progress=progress)
+    with run.output("model") as folder:
+        synthesizer.save(folder)
+        digest = store.file_sha256(str(folder / "weights.safetensors"))
+    schema = synthesizer.schema
+    store.write_json(run.place("schema.json"), schema.model_dump(mode="json"), run.storage)
+    reference = ModelRef(
+        run_id=run.run_id,
+        uri=run.place("model"),
+        sha256=digest,
+        method=spec.model.method,
+        rows=rows.num_rows,
+        seconds=float(synthesizer.record.get("seconds", 0.0)),
+    )
+    return run.complete("train", reference)
+
+
+def learn(
+    spec: RefreshSpec, rows: TableSource, *, checkpoint: Path | None = None, progress: Progress = silent
+) -> Synthesizer:
+    """Infer the schema of rows, check the spec against it, and learn them.
+
+    Args:
+        spec: Columns, rules, given values, model, privacy.
+        rows: The training rows.
+        checkpoint: Folder for checkpoints.
+        progress: Told of every epoch.
+
+    Raises:
+        DataError: The rows cannot be learned.
+        SpecError: A column, rule or given value of the spec does not fit the table.
+
+    """
+    from tabvae_core.inference import infer_schema
+    from tabvae_core.synthesizers import registry
+
+    synthesizer = registry.create(spec.model.method, spec.model, spec.privacy)
+    schema = infer_schema(
+        rows, overrides=spec.columns, unlearnable=spec.unlearnable, privacy=spec.privacy, progress=progress
+    )
+    check_settings(spec, schema)
+    for line in decisions(schema):
+        _log.info("%s", line)
+    return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+
+
+def draw(
+    spec: RefreshSpec,
+    schema: TableSchema,
+    sink: ParquetSink,
+    bundle: Path,
+    rows: int,
+    *,
+    progress: Progress = silent,
+) -> int:
+    """Draw rows from a model bundle into an open sink: exactly as many as asked for, all of which satisfy the
+    rules.
+
+    Args:
+        spec: Rules, columns' bounds, and `sample`.
+        schema: What the model learned.
+        sink: Takes the rows.
+        bundle: Local folder of the model.
+        rows: Rows wanted.
+        progress: Told of every block.
+
+    Raises:
+        ImpossibleRule: Too few drawn rows satisfy a rule.
+        SpecError: A given value or rule does not fit the columns.
+
+    """
+    from tabvae_core.given import given_values
+    from tabvae_core.rules import bounds_of
+    from tabvae_core.sampling import sample_to
+
+    check_settings(spec, schema)
+    return sample_to(
+        sink,
+        bundle,
+        rows,
+        seed=spec.sample.seed,
+        shards=spec.sample.shards,
+        given=given_values(spec.sample.given, schema),
+        rules=spec.rules,
+        bounds=bounds_of(spec.rules, schema, spec.columns),
+        max_tries=spec.sample.max_tries,
+        progress=progress,
+    )
+
+
+def sample(
+    spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progress: Progress = silent
+) -> TableRef:
+    """Draw the synthetic table into the workspace: exactly the rows asked for, all of which satisfy the
+    rules.
+
+    Raises:
+        ImpossibleRule: Too few drawn rows satisfy a rule.
+
+    """
+    run = Run(spec, snapshot.run_id)
+    if (done := run.record("sample", TableRef)) is not None and _table_stands(run, done):
+        return _skipped("sample", done, progress)
+    schema = _schema_of(run)
+    run.remove("table")
+    sink = ParquetSink(
+        run.place("table"), schema.arrow, storage=run.storage, rows_per_file=spec.sample.rows_per_file
+    )
+    with run.local("model") as bundle, sink:
+        rows = draw(spec, schema, sink, bundle, spec.sample.rows or snapshot.rows, progress=progress)
+    reference = TableRef(
+        run_id=run.run_id,
+        uri=run.place("table"),
+        files=tuple(sink.files),
+        rows=rows,
+        schema_fingerprint=schema_fingerprint(schema.arrow),
+    )
+    return run.complete("sample", reference)
+
+
+def validate(
+    spec: RefreshSpec,
+    snapshot: SnapshotRef,
+    model: ModelRef,
+    table: TableRef,
+    *,
+    progress: Progress = silent,
+) -> ValidationRef:
+    """Check the synthetic table against schema and rules. A refusal is a result, not an error."""
+    run = Run(spec, snapshot.run_id)
+    if (done := run.record("validate", ValidationRef)) is not None:
+        return _skipped("validate", done, progress)
+    from tabvae_core import gates
+
+    progress(ProgressEvent("validate", 0, message="schema, ranges, rules"))
+    schema = _schema_of(run)
+    synthetic = ParquetSource(table.uri, storage=run.storage)
+    with run.output("docs") as folder:
+        docs = folder if spec.gates.data_docs else None
+        results = gates.validate(synthetic, schema, spec.rules, docs=docs, progress=progress)
+    passed = all(result.passed for result in results)
+    reference = ValidationRef(
+        run_id=run.run_id,
+        passed=passed,
+        results=tuple(results),
+        docs_uri=run.place("docs") if spec.gates.data_docs else None,
+    )
+    progress(ProgressEvent("validate", 1, 1, message=_verdict(reference.results)))
+    return run.complete("validate", reference)
+
+
+def evaluate(
+    spec: RefreshSpec,
+    snapshot: SnapshotRef,
+    model: ModelRef,
+    table: TableRef,
+    validation: ValidationRef,
+    *,
+    progress: Progress = silent,
+) -> EvaluationRef:
+    """Measure the synthetic table against held-out rows, beside the training rows' own figures, and write the
+    report.
+    """
+    run = Run(spec, snapshot.run_id)
+    if (done := run.record("evaluate", EvaluationRef)) is not None:
+        return _skipped("evaluate", done, progress)
+    from tabvae_core import evaluation, gates
+
+    progress(ProgressEvent("evaluate", 0, message="against held-out rows"))
+    schema = _schema_of(run)
+    with _pinned(spec, snapshot) as source, run.output("report") as folder:
+        train, holdout = (collect(_part(spec, source, part), max_rows=_EVALUATED_ROWS) for part in _PARTS)
+        synthetic = collect(ParquetSource(table.uri, storage=run.storage), max_rows=_EVALUATED_ROWS)
+        figures = evaluation.evaluate(
+            holdout, synthetic, schema, train=train, target_column=spec.target_column, progress=progress
+        )
+        results = gates.gate_metrics(figures.metrics, figures.columns, spec.gates)
+        evaluation.render_report(
+            figures,
+            holdout,
+            synthetic,
+            schema,
+            title=spec.name,
+            subtitle=f"{table.rows:,} synthetic rows by {model.method}, learned from {model.rows:,} rows",
+            gates=(*validation.results, *results),
+            path=folder / "report.html",
+        )
+        store.write_json(str(folder / "evaluation.json"), figures.model_dump(mode="json"))
+    reference = EvaluationRef(
+        run_id=run.run_id,
+        passed=all(result.passed for result in results),
+        results=results,
+        metrics=figures.model_dump(mode="json")["metrics"],
+        report_uri=run.place("report", "report.html"),
+    )
+    progress(ProgressEvent("evaluate", 1, 1, message=_verdict(results)))
+    return run.complete("evaluate", reference)
+
+
+def publish(
+    spec: RefreshSpec,
+    snapshot: SnapshotRef,
+    model: ModelRef,
+    table: TableRef,
+    validation: ValidationRef,
+    evaluation: EvaluationRef,
+    *,
+    progress: Progress = silent,
+) -> ReleaseRef:
+    """Publish an accepted table; quarantine a refused one, with its report.
+
+    Raises:
+        GateRefused: A gate refused; the pointer did not move.
+        PublishConflict: Another writer moved the pointer first.
+        StorageError: The target cannot be written.
+
+    """
+    run = Run(spec, snapshot.run_id)
+    done = run.record("publish", ReleaseRef)
+    if done is not None and _is_current(spec, done):
+        return _skipped("publish", done, progress)
+    _raise_if_refused(run)
+    company: dict[str, Any] = {
+        "target": spec.target,
+        "manifest_fields": {
+            "spec": spec.model_dump(mode="json"),
+            "source_fingerprint": snapshot.fingerprint,
+            "model": model,
+            "gates": (*validation.results, *evaluation.results),
+            "metrics": evaluation.metrics,
+        },
+        "workspace_storage": run.storage,
+        "extra_files": _beside_the_table(run, validation, evaluation),
+        "version": _version(spec, run, done),
+    }
+    if not (validation.passed and evaluation.passed):
+        progress(ProgressEvent("publish", 0, message="refused, to quarantine"))
+        _refuse(run, release.quarantine(table, **company), validation, evaluation)
+    progress(ProgressEvent("publish", 0, message=f"to {store.safe_uri(spec.target.uri)}"))
+    expected = run.read("pointer")
+    state = None if expected is None else release.PointerState.model_validate(expected)
+    reference = release.publish(table, **company, expected=state)
+    run.complete("publish", reference)
+    run.remove("table")
+    progress(ProgressEvent("publish", 1, 1, message=f"version {reference.version}"))
+    return reference
+
+
+def open_source(spec: RefreshSpec) -> ParquetSource:
+    """Open the source that a spec describes, as it stands now."""
+    source = spec.source
+    return ParquetSource(source.uri, storage=source.storage, columns=source.columns, filters=source.filters)
+
+
+def check_columns(spec: RefreshSpec, schema: pa.Schema) -> None:
+    """Compare a source's columns with `expect_columns`.
+
+    Raises:
+        SchemaDrift: Columns were added, removed or changed, and the spec does not accept that.
+
+    """
+    if spec.expect_columns is None:
+        return
+    expected, actual = spec.expect_columns, {field.name: type_name(field.type) for field in schema}
+    parts = [
+        ("added", [name for name in actual if name not in expected]),
+        ("missing", [name for name in expected if name not in actual]),
+        (
+            "changed",
+            [f"{n} ({expected[n]} became {t})" for n, t in actual.items() if expected.get(n, t) != t],
+        ),
+    ]
+    differences = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
+    if not differences:
+        return
+    if spec.drift == "accept":
+        _log.info(
+            "the columns of %s changed and drift is accepted: %s",
+            store.safe_uri(spec.source.uri),
+            differences,
+        )
+        return
+    raise SchemaDrift(
+        f"the columns of {store.safe_uri(spec.source.uri)} are not those of expect_columns: {differences}",
+        hint="write expect_columns anew (`tabvae init` shows them), leave columns out by source.columns, "
+        "or set drift: accept",
+    )
+
+
+def check_size(spec: RefreshSpec, source: ParquetSource) -> None:
+    """Refuse a source that is too small to be split.
+
+    Raises:
+        DataError: There is no row, or no row on one side of the split.
+
+    """
+    where = store.safe_uri(spec.source.uri)
+    if source.num_rows == 0:
+        filtered = " that pass source.filters" if spec.source.filters else ""
+        raise DataError(f"{where} has no rows{filtered}", hint="a table is learned from its rows")
+    for part in _PARTS:
+        if _part(spec, source, part).num_rows == 0:
+            raise DataError(
+                f"{where} has {source.num_rows} rows: too few to hold {spec.gates.holdout:.0%} of them out",
+                hint="use a larger table, or `tabvae synthesize`, which holds none out",
+            )
+
+
+def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
+    """Compare everything in a spec that names columns with the columns there are.
+
+    Raises:
+        SpecError: `columns`, `rules`, `sample.given` or `target_column` do not fit.
+        ImpossibleRule: Rules exclude each other.
+
+    """
+    from tabvae_core.given import given_values
+    from tabvae_core.rules import bounds_of, check_rules
+
+    known = [column.name for column in schema.columns]
+    named = [("columns", name) for name in spec.columns]
+    named += [("target_column", spec.target_column)] if spec.target_column is not None else []
+    for where, name in named:
+        if name not in known:
+            raise SpecError(
+                f"{where} names {name!r}, which is no column", hint=f"columns: {', '.join(known)}"
+            )
+    check_rules(spec.rules, schema)
+    bounds_of(spec.rules, schema, spec.columns)
+    given_values(spec.sample.given, schema)
+
+
+def decisions(schema: TableSchema) -> list[str]:
+    """Say what is done with columns that are not learned: text, nested values, identifiers."""
+    return [
+        f"column {c.name} ({c.kind.value}): {_decision(c)}" for c in schema.columns if c.kind in _NOT_LEARNED
+    ]
+
+
+_PARTS: tuple[Part, ...] = ("train", "holdout")
+_NOT_LEARNED = (Kind.TEXT, Kind.NESTED, Kind.IDENTIFIER)
+_DECISIONS = {
+    "drop": "left out of the synthetic table",
+    "null": "kept, with nulls only",
+    "refuse": "stops the run",
+    "generate": "new text from words that many rows share",
+}
+
+
+def _decision(column: ColumnSchema) -> str:
+    if column.kind is Kind.IDENTIFIER:
+        return "made anew in the same format, unique"
+    return _DECISIONS.get(column.unlearnable or "", "not learned")
+
+
+@contextmanager
+def _pinned(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetSource]:
+    """Open the source as the snapshot saw it, and make sure afterwards that it stayed so.
+
+    Raises:
+        SourceChanged: It is not, or did not.
+
+    """
+    source = open_source(spec)
+    if source.fingerprint != snapshot.fingerprint:
+        source.verify(snapshot.files)
+        raise SourceChanged(
+            f"{store.safe_uri(snapshot.uri)} changed since the snapshot", hint="run the refresh again"
+        )
+    yield source
+    source.verify()
+
+
+def _part(spec: RefreshSpec, source: TableSource, part: Part) -> RowSplit:
+    return RowSplit(source, part, holdout=spec.gates.holdout, seed=spec.model.seed)
+
+
+def _schema_of(run: Run) -> TableSchema:
+    data = run.read("schema")
+    if data is None:
+        raise DataError(
+            f"run {run.run_id} has no schema in {run.uri}", hint="train first; `tabvae refresh` does it all"
+        )
+    return TableSchema.model_validate(data)
+
+
+def _table_stands(run: Run, table: TableRef) -> bool:
+    """Say whether the sampled files are needed no more, or are still there."""
+    if run.read("refused") is not None:
+        return True
+    sizes = store.list_folder(table.uri, run.storage)
+    return all(sizes.get(file.path) == file.bytes for file in table.files)
+
+
+def _is_current(spec: RefreshSpec, published: ReleaseRef) -> bool:
+    pointer = release.read_pointer(spec.target).pointer
+    return pointer is not None and pointer.version == published.version
+
+
+def _version(spec: RefreshSpec, run: Run, done: ReleaseRef | None) -> str:
+    """Name the version, the same for every try: a try whose outcome is unknown must not publish a second one.
+
+    A version that was published before and still stands only needs the pointer back; one that retention has
+    removed is published under a new name, because names sort by age.
+    """
+    known = run.read("version")
+    if known is not None and (done is None or any(r.version == known for r in release.releases(spec.target))):
+        return str(known)
+    version = release.new_version(run.run_id)
+    store.write_json(run.place("version.json"), version, run.storage)
+    return version
+
+
+def _beside_the_table(run: Run, validation: ValidationRef, evaluation: EvaluationRef) -> dict[str, str]:
+    files = {"report.html": evaluation.report_uri, "evaluation.json": run.place("report", "evaluation.json")}
+    return files if validation.docs_uri is None else {**files, "docs": validation.docs_uri}
+
+
+def _refuse(run: Run, quarantine: str, validation: ValidationRef, evaluation: EvaluationRef) -> NoReturn:
+    """Record a refusal, so that the next run of the same spec says the same at once, and raise it."""
+    results = (*validation.results, *evaluation.results)
+    failures = [_failure(result) for result in results if not result.passed]
+    more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
+    refused = {
+        "message": f"{len(failures)} of {len(results)} gates refused: {'; '.join(failures[:3])}{more}",
+        "failures": failures,
+        "quarantine": quarantine,
+        "hint": f"see {quarantine}/report.html; the last published version stays. Train longer "
+        "(model.epochs), change gates or rules in the spec, or run again with --force",
+    }
+    store.write_json(run.place("refused.json"), refused, run.storage)
+    run.remove("table")
+    _raise_if_refused(run)
+    raise GateRefused(str(refused["message"]))
+
+
+def _raise_if_refused(run: Run) -> None:
+    refused = run.read("refused")
+    if refused is not None:
+        raise GateRefused(
+            refused["message"],
+            failures=tuple(refused["failures"]),
+            quarantine=refused["quarantine"],
+            hint=refused["hint"],
+        )
+
+
+def _failure(result: GateResult) -> str:
+    where = f"{result.name} of column {result.column}" if result.column else result.name
+    return f"{where}: {result.detail}" if result.detail else where
+
+
+def _verdict(results: tuple[GateResult, ...]) -> str:
+    refused = sum(not result.passed for result in results)
+    return f"{len(results)} gates, {refused} refused" if refused else f"all {len(results)} gates passed"
+
+
+def _skipped(step: str, reference: R, progress: Progress) -> R:
+    progress(ProgressEvent(step, 1, 1, message="done before"))
+    return reference

@@ -1,0 +1,55 @@
+"""What all methods share in reading their parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tabvae_core.errors import SpecError
+from tabvae_core.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["choose_device", "read_options"]
+
+Options = TypeVar("Options")
+
+
+def read_options(kind: type[Options], model: ModelSpec) -> Options:
+    """Read `model.options` into a dataclass of numbers.
+
+    Raises:
+        SpecError: An option is unknown, or not a number.
+
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in model.options.items():
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields) or 'none'}"
+            raise SpecError(f"model.options.{name} is not an option of {model.method}", hint=hint)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SpecError(f"model.options.{name} must be a number, however: {value!r}")
+        values[name] = type(fields[name].default)(value)
+    return kind(**values)
+
+
+def choose_device(name: str) -> torch.device:
+    """Find the device of a spec.
+
+    Raises:
+        SpecError: The device is not there.
+
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise SpecError(f"model.device is {name!r}, but there is no CUDA device here", hint="use auto or cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise SpecError("model.device is 'mps', but there is no Metal device here", hint="use auto or cpu")
+    return torch.device(name)

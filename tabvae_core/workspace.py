@@ -1,0 +1,136 @@
+"""The folder of a run: completion records, the model, the table that is not yet accepted, the report.
+
+    WORKSPACE/runs/<run_id>/
+      spec.yaml  snapshot.json  train.json  sample.json  validate.json  evaluate.json  publish.json |
+      refused.json model/  checkpoint/  table/  docs/  report/
+
+A step's outputs are written first and its record last, so a record that stands says that the outputs are
+whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic.main import IncEx
+
+from tabvae_core import lake as store
+from tabvae_core.spec import RefreshSpec
+
+__all__ = ["Run", "code_version", "local_path", "run_id_of"]
+
+R = TypeVar("R", bound=BaseModel)
+
+_NOT_IN_RUN_ID: IncEx = {
+    "workspace": True,
+    "sample": {"shards"},
+    "source": {"storage"},
+    "target": {"storage"},
+}
+"""Parts of a spec that do not change the result."""
+
+
+def code_version() -> str:
+    """Version of the installed tabvae; "source" where it runs from a folder without being installed."""
+    try:
+        return metadata.version("tabvae")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def run_id_of(spec: RefreshSpec, fingerprint: str) -> str:
+    """Name the run of a spec over a source: 16 hexadecimal digits, the same for the same source, spec and
+    code.
+    """
+    settings = spec.model_dump(mode="json", exclude=_NOT_IN_RUN_ID)
+    text = json.dumps([fingerprint, settings, code_version()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def local_path(uri: str) -> Path | None:
+    """Path of a place on this machine's disks; None for one in an object store."""
+    return Path(store.filesystem(uri)[1]) if store.is_local(uri) else None
+
+
+class Run:
+    """One run's folder in the workspace.
+
+    Args:
+        spec: The refresh.
+        run_id: Names the folder.
+
+    """
+
+    def __init__(self, spec: RefreshSpec, run_id: str) -> None:
+        self.run_id = run_id
+        self.storage = spec.workspace.storage
+        self.uri = store.join_uri(spec.workspace.uri, "runs", run_id)
+
+    def place(self, *parts: str) -> str:
+        """URI of something in the run's folder."""
+        return store.join_uri(self.uri, *parts)
+
+    def record(self, step: str, kind: type[R]) -> R | None:
+        """Read a step's completion record; None where the step has not completed, or an older version wrote
+        it.
+        """
+        data = self.read(step)
+        try:
+            return None if data is None else kind.model_validate(data)
+        except ValidationError:
+            return None
+
+    def read(self, step: str) -> Any:
+        """Read a record as plain JSON; None where it does not stand."""
+        where = self.place(f"{step}.json")
+        return store.read_json(where, self.storage) if store.exists(where, self.storage) else None
+
+    def complete(self, step: str, reference: R) -> R:
+        """Write a step's completion record, after all its outputs."""
+        store.write_json(self.place(f"{step}.json"), reference.model_dump(mode="json"), self.storage)
+        return reference
+
+    def remove(self, name: str) -> None:
+        """Remove a folder of the run."""
+        store.remove_tree(self.place(name), self.storage)
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[Path]:
+        """Folder for training's checkpoints: on a local workspace one that outlives a kill, else a temporary
+        one.
+        """
+        path = local_path(self.uri)
+        if path is None:
+            with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
+                yield Path(folder)
+            return
+        yield path / "checkpoint"
+        self.remove("checkpoint")
+
+    @contextmanager
+    def output(self, name: str) -> Iterator[Path]:
+        """Local folder whose files become the run's folder `name` when the block ends without an error."""
+        with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
+            yield Path(folder)
+            self.remove(name)
+            if store.list_folder(folder):
+                store.copy_tree(folder, self.place(name), target_storage=self.storage)
+
+    @contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """A folder of the run as local files: in place on a local workspace, else a temporary copy."""
+        path = local_path(self.place(name))
+        if path is not None:
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
+            store.copy_tree(self.place(name), folder, source_storage=self.storage)
+            yield Path(folder)

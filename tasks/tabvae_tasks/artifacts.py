@@ -1,0 +1,84 @@
+"""What a run leaves to look at in Prefect's UI: the quality table, the verdict, a link to the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from tabvae_core.references import EvaluationRef, GateResult, ReleaseRef, ValidationRef
+from tabvae_tasks.listening import artifact_key
+
+__all__ = ["quality_rows", "show_quality", "show_release", "show_validation", "verdict"]
+
+
+def quality_rows(evaluation: EvaluationRef) -> list[dict[str, Any]]:
+    """One row a figure: value, floor, limit, verdict."""
+    limits = {result.name: result for result in evaluation.results if result.column is None}
+    rows: list[dict[str, Any]] = []
+    for name, figure in evaluation.metrics.items():
+        if not isinstance(figure, dict) or figure.get("value") is None:
+            continue
+        gate = limits.get(name)
+        rows.append(
+            {
+                "figure": name,
+                "value": _number(figure["value"]),
+                "floor": _number(figure.get("floor")),
+                "limit": _number(gate.limit) if gate else "",
+                "verdict": "reported" if gate is None else "passed" if gate.passed else "refused",
+            }
+        )
+    return rows
+
+
+def verdict(results: tuple[GateResult, ...]) -> str:
+    """Say in one line how many gates passed and which refused."""
+    refused = [result for result in results if not result.passed]
+    if not refused:
+        return f"accepted: all {len(results)} gates passed"
+    return f"refused by {len(refused)} of {len(results)} gates: " + "; ".join(_gate(r) for r in refused[:5])
+
+
+def show_validation(table: str, validation: ValidationRef) -> None:
+    """Leave the verdict of schema and rules as a Markdown artifact."""
+    lines = [f"## {table}: schema and rules", verdict(validation.results), ""]
+    lines += [f"- **refused** {_gate(result)}" for result in validation.results if not result.passed]
+    create_markdown_artifact(
+        "\n".join(lines), key=artifact_key(table, "validation"), description="Schema and rules"
+    )
+
+
+def show_quality(table: str, evaluation: EvaluationRef) -> None:
+    """Leave the quality table, and the report's address."""
+    create_table_artifact(
+        quality_rows(evaluation),
+        key=artifact_key(table, "quality"),
+        description=f"{verdict(evaluation.results)}. Floor: training rows against held-out rows.",
+    )
+    _show_link(table, evaluation.report_uri, "quality report")
+
+
+def show_release(table: str, release: ReleaseRef) -> None:
+    """Leave the address of the published version's report, and what was published."""
+    create_markdown_artifact(
+        f"## {table}: version {release.version}\n\n- rows: {release.rows:,}\n- folder: `{release.uri}`\n"
+        f"- published: {release.published_at}\n- report: `{release.report_uri}`",
+        key=artifact_key(table, "release"),
+        description="Published version",
+    )
+    _show_link(table, release.report_uri, f"report of version {release.version}")
+
+
+def _show_link(table: str, uri: str, text: str) -> None:
+    """Link artifacts take web addresses only as such; others are still shown, to be copied."""
+    create_link_artifact(uri, link_text=text, key=artifact_key(table, "report"), description=uri)
+
+
+def _gate(result: GateResult) -> str:
+    where = f" of column {result.column}" if result.column else ""
+    return f"{result.name}{where}" + (f" ({result.detail})" if result.detail else "")
+
+
+def _number(value: Any) -> Any:
+    return "" if value is None else round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,96 @@
+"""Progress of a step inside a Prefect run: a progress artifact, log lines, and whoever else listens.
+
+A command line that runs a flow in its own process adds its terminal with `also_tell`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import cast
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+
+from tabvae_core.progress import Progress, ProgressEvent, silent
+
+__all__ = ["also_tell", "artifact_key", "task_progress"]
+
+_listener: ContextVar[Progress] = ContextVar("tabvae_listener", default=silent)
+
+_ARTIFACT_EVERY = 3.0
+"""Seconds between updates of the artifact: each is a request to the API."""
+_LOG_EVERY = 15.0
+"""Seconds between log lines of one step."""
+
+
+@contextmanager
+def also_tell(listener: Progress) -> Iterator[None]:
+    """Tell a listener in this process of the progress of all tasks that run inside the block."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def artifact_key(*parts: str) -> str:
+    """Make an artifact key: lower case, digits and dashes."""
+    text = "-".join(parts).lower()
+    return "-".join(filter(None, "".join(c if c.isascii() and c.isalnum() else "-" for c in text).split("-")))
+
+
+@contextmanager
+def task_progress(table: str) -> Iterator[Progress]:
+    """Progress listener of the task that is running; outside a run only `also_tell`'s listener hears it.
+
+    Args:
+        table: Name of the table, for the artifact's key.
+
+    """
+    if TaskRunContext.get() is None:
+        yield _listener.get()
+        return
+    yield _TaskListener(table, _listener.get())
+
+
+class _TaskListener:
+    def __init__(self, table: str, listener: Progress) -> None:
+        self._table, self._listener = table, listener
+        self._artifacts: dict[str, UUID] = {}
+        self._updated: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
+        self._log = get_run_logger()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        self._listener(event)
+        now, ended = time.monotonic(), event.total is not None and event.done >= event.total
+        if ended or now - self._logged.get(event.step, -_LOG_EVERY) >= _LOG_EVERY:
+            self._logged[event.step] = now
+            self._log.info(_line(event))
+        if event.total and (
+            ended or now - self._updated.get(event.step, -_ARTIFACT_EVERY) >= _ARTIFACT_EVERY
+        ):
+            self._updated[event.step] = now
+            self._show(event, min(100.0, 100.0 * event.done / event.total))
+
+    def _show(self, event: ProgressEvent, percent: float) -> None:
+        """Progress is a courtesy: an API that does not answer must not fail a training of hours."""
+        try:
+            if (artifact := self._artifacts.get(event.step)) is None:
+                key = artifact_key(self._table, event.step)
+                created = create_progress_artifact(percent, key=key, description=_line(event))
+                self._artifacts[event.step] = cast(UUID, created)
+            else:
+                update_progress_artifact(artifact, percent, description=_line(event))
+        except Exception as error:
+            self._log.warning("progress artifact not written: %s", type(error).__name__)
+
+
+def _line(event: ProgressEvent) -> str:
+    count = f"{event.done:,.0f}" + (f"/{event.total:,.0f}" if event.total is not None else "")
+    return " ".join(filter(None, (f"{event.step}: {count}", event.unit, event.message)))

@@ -1,0 +1,111 @@
+"""The tasks. Steps keep their own completion records, so Prefect caches and persists nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+
+from tabvae_core import steps
+from tabvae_core.errors import StorageError
+from tabvae_core.references import EvaluationRef, ModelRef, ReleaseRef, SnapshotRef, TableRef, ValidationRef
+from tabvae_core.spec import RefreshSpec
+from tabvae_tasks.artifacts import show_quality, show_release, show_validation
+from tabvae_tasks.listening import task_progress
+
+__all__ = [
+    "evaluate_table",
+    "find_release",
+    "publish_release",
+    "sample_table",
+    "take_snapshot",
+    "train_model",
+    "validate_table",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _storage_failed(task: Task[..., Any], run: Any, state: Any) -> bool:
+    """Only storage gets better by waiting: a refused table or a wrong spec would fail again."""
+    return isinstance(state.result(raise_on_failure=False), StorageError)
+
+
+def _step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+    return task(
+        name=name,
+        task_run_name=name + " {spec.name}",
+        retries=2,
+        retry_delay_seconds=[1, 10],
+        retry_condition_fn=_storage_failed,
+        persist_result=False,
+        result_serializer="json",
+        cache_result_in_memory=False,
+    )
+
+
+@_step("snapshot")
+def take_snapshot(spec: RefreshSpec, force: bool = False) -> SnapshotRef:
+    """Pin the source's objects, rows and schema."""
+    with task_progress(spec.name) as progress:
+        return steps.snapshot(spec, force=force, progress=progress)
+
+
+@_step("look for current release")
+def find_release(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
+    """Find the current release if it came from this source, spec and code."""
+    return steps.up_to_date(spec, snapshot)
+
+
+@_step("train")
+def train_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef:
+    """Learn the rows that are not held out."""
+    with task_progress(spec.name) as progress:
+        return steps.train(spec, snapshot, progress=progress)
+
+
+@_step("sample")
+def sample_table(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef) -> TableRef:
+    """Draw the synthetic table into the workspace."""
+    with task_progress(spec.name) as progress:
+        return steps.sample(spec, snapshot, model, progress=progress)
+
+
+@_step("validate")
+def validate_table(
+    spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, table: TableRef
+) -> ValidationRef:
+    """Check schema and rules."""
+    with task_progress(spec.name) as progress:
+        validation = steps.validate(spec, snapshot, model, table, progress=progress)
+    show_validation(spec.name, validation)
+    return validation
+
+
+@_step("evaluate")
+def evaluate_table(
+    spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, table: TableRef, validation: ValidationRef
+) -> EvaluationRef:
+    """Measure the table against held-out rows."""
+    with task_progress(spec.name) as progress:
+        evaluation = steps.evaluate(spec, snapshot, model, table, validation, progress=progress)
+    show_quality(spec.name, evaluation)
+    return evaluation
+
+
+@_step("publish")
+def publish_release(
+    spec: RefreshSpec,
+    snapshot: SnapshotRef,
+    model: ModelRef,
+    table: TableRef,
+    validation: ValidationRef,
+    evaluation: EvaluationRef,
+) -> ReleaseRef:
+    """Publish the accepted table, or quarantine the refused one."""
+    with task_progress(spec.name) as progress:
+        release = steps.publish(spec, snapshot, model, table, validation, evaluation, progress=progress)
+    show_release(spec.name, release)
+    return release

@@ -1,0 +1,68 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from s3_servers import Store, moto_store, rclone_store
+
+from tabvae_core.spec import StorageSpec
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_ambient_credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the developer's own keys, profiles and endpoints out of the tests."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    for name in kept:
+        del os.environ[name]
+    nothing = str(tmp_path_factory.mktemp("aws") / "none")
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = nothing
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    yield
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(kept)
+
+
+@pytest.fixture(scope="session")
+def s3_moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that honours conditional writes."""
+    with moto_store(tmp_path_factory.mktemp("moto") / "log.txt") as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def s3_rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A store that ignores conditional writes."""
+    with rclone_store(tmp_path_factory.mktemp("rclone")) as store:
+        yield store
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def s3(request: pytest.FixtureRequest) -> Store:
+    """Each kind of store in turn."""
+    store: Store = request.getfixturevalue(f"s3_{request.param}")
+    return store
+
+
+@dataclass(frozen=True)
+class Place:
+    """An empty folder somewhere, and how it is reached."""
+
+    uri: str
+    storage: StorageSpec
+    conditional: bool
+
+
+@pytest.fixture(params=["file", "moto", "rclone"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty folder on a disk and in each kind of store."""
+    if request.param == "file":
+        return Place(str(tmp_path / "place"), StorageSpec(), conditional=True)
+    store: Store = request.getfixturevalue(f"s3_{request.param}")
+    return Place(f"{store.bucket_uri('places')}/{uuid.uuid4().hex}", store.storage, store.conditional)

@@ -1,0 +1,158 @@
+"""The flows on a real Prefect server, against both kinds of object store."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+from pydantic import SecretStr
+
+from s3_servers import Store
+from tabvae_core import release
+from tabvae_core.errors import GateRefused, StorageError
+from tabvae_core.lake import Credentials, ParquetSink
+from tabvae_core.spec import RefreshSpec, StorageSpec, parse_spec
+from tabvae_flows.blocks import TabvaeLakeCredentials, register_resolver
+from tabvae_flows.customers import customers
+from tabvae_flows.refresh import sample_table, synthetic_refresh, train_model
+from tabvae_tasks.listening import also_tell, artifact_key
+
+LAX = {"max_column_jsd": 1.0, "max_trend": 100, "max_auc": 1.0, "max_copies": 100, "data_docs": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def spec(s3: Store, tmp_path: Path) -> RefreshSpec:
+    """A refresh of a small customers table in a folder of its own."""
+    place = f"{s3.bucket_uri('flows')}/{uuid.uuid4().hex}"
+    table = customers(600)
+    with ParquetSink(f"{place}/customers", table.schema, s3.storage, rows_per_file=200) as sink:
+        sink.write(table)
+    storage = s3.storage.model_dump()
+    return parse_spec(
+        {
+            "name": "customers",
+            "source": {"uri": f"{place}/customers", "storage": storage},
+            "target": {"uri": f"{place}/synthetic", "storage": storage},
+            "workspace": {"uri": str(tmp_path / "work")},
+            "rules": ["age > 0", "closed_at >= signup_at"],
+            "model": {"method": "vae_basic", "epochs": 2},
+            "gates": LAX,
+        }
+    )
+
+
+def states() -> list[Any]:
+    """States of all flow runs, newest first."""
+    with get_client(sync_client=True) as client:
+        runs = sorted(client.read_flow_runs(), key=lambda run: run.created or 0, reverse=True)
+        return [run.state for run in runs]
+
+
+def test_refresh_then_unchanged(spec: RefreshSpec) -> None:
+    heard: list[str] = []
+    with also_tell(lambda event: heard.append(event.step)):
+        first = synthetic_refresh(spec)
+    assert first.rows == 600
+    assert {"snapshot", "train", "sample", "publish"} <= set(heard)
+    published = release.read_release(spec.target)
+    assert published.schema.equals(customers(1).schema)
+    assert pa.Table.from_batches(published.batches()).num_rows == 600
+    assert f"published version {first.version}" in states()[0].message
+
+    again = synthetic_refresh(spec)
+    assert (again.unchanged, again.version) == (True, first.version)
+    assert states()[0].name == "Unchanged"
+
+    with get_client(sync_client=True) as client:
+        found = {artifact.key: artifact for artifact in client.read_artifacts()}
+    assert {"customers-quality", "customers-report", "customers-train", "customers-release"} <= set(found)
+    assert "floor" in str(found["customers-quality"].data)
+
+
+def test_refused_run_says_so_and_pointer_stays(spec: RefreshSpec) -> None:
+    strict = spec.model_copy(
+        update={"gates": spec.gates.model_copy(update={"max_column_jsd": 0.0, "max_auc": 0.5})}
+    )
+    with pytest.raises(GateRefused) as refused:
+        synthetic_refresh(strict)
+    assert refused.value.quarantine
+    assert release.current(spec.target) is None
+    state = states()[0]
+    assert (state.type.value, state.name) == ("FAILED", "Refused")
+    assert state.message.startswith("refused: ")
+
+
+def test_model_and_sample_flows_publish_nothing(tmp_path: Path, s3_rclone: Store) -> None:
+    place = f"{s3_rclone.bucket_uri('flows')}/{uuid.uuid4().hex}"
+    table = customers(300)
+    with ParquetSink(f"{place}/customers", table.schema, s3_rclone.storage) as sink:
+        sink.write(table)
+    storage = s3_rclone.storage.model_dump()
+    spec = parse_spec(
+        {
+            "source": {"uri": f"{place}/customers", "storage": storage},
+            "target": {"uri": f"{place}/synthetic", "storage": storage},
+            "workspace": {"uri": f"{place}/work", "storage": storage},
+            "model": {"method": "vae_basic", "epochs": 1},
+            "sample": {"rows": 50},
+        }
+    )
+    model = train_model(spec)
+    assert model.uri.startswith("s3://")
+    drawn = sample_table(spec)
+    assert (drawn.rows, drawn.run_id) == (50, model.run_id), "the model of the same spec was found and used"
+    assert release.current(spec.target) is None
+
+
+def test_storage_that_does_not_answer_is_tried_again(
+    spec: RefreshSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tabvae_tasks.steps as tasks
+
+    calls: list[int] = []
+
+    def fail_once(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise StorageError("the store did not answer")
+        return snapshot(*args, **kwargs)
+
+    snapshot = tasks.steps.snapshot
+    monkeypatch.setattr(tasks.steps, "snapshot", fail_once)
+    train_model(spec.model_copy(update={"name": "again"}))
+    assert len(calls) == 2
+
+
+def test_credentials_from_a_block(s3_rclone: Store, spec: RefreshSpec) -> None:
+    block = TabvaeLakeCredentials(
+        access_key_id="AK", secret_access_key=SecretStr("hush"), region="eu-central-1"
+    )
+    block.save("lake-of-a-test", overwrite=True)
+    assert "hush" not in repr(block)
+    register_resolver()
+    from tabvae_core import storage
+
+    found = storage._resolve("block:lake-of-a-test")
+    assert found == Credentials("AK", "hush", region="eu-central-1")
+    bad = spec.model_copy(
+        update={"source": spec.source.model_copy(update={"storage": StorageSpec(credentials="block:gone")})}
+    )
+    with pytest.raises(Exception, match="no such tabvae-lake-credentials block"):
+        train_model(bad)
+
+
+@pytest.mark.parametrize(("parts", "key"), [(("My Table.v2", "Ä"), "my-table-v2"), (("a__b",), "a-b")])
+def test_artifact_keys(parts: tuple[str, ...], key: str) -> None:
+    assert artifact_key(*parts) == key

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tabvae_flows.cli import _run
+from tabvae_flows.customers import customers
+
+FAST = "model: {epochs: 2}\n"
+COMMANDS = (
+    "init",
+    "check",
+    "refresh",
+    "synthesize",
+    "fit",
+    "sample",
+    "evaluate",
+    "releases",
+    "rollback",
+    "demo",
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(customers(600), tmp_path / "customers.parquet")
+    (tmp_path / "fast.yaml").write_text(FAST, encoding="utf-8")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = _run(list(arguments))
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+# ---------------------------------------------------------------- every command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert f"Example:\n    tabvae {command}" in out
+    assert "--json" in out
+
+
+def test_help_is_fast_and_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from tabvae_flows.cli import _run; _run(['--help']); "
+        "heavy = {'pandas', 'torch', 'pyarrow', 'prefect', 'great_expectations', 's3fs', 'sklearn'} & set(sys.modules); "
+        "sys.exit(','.join(sorted(heavy)))"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.perf_counter() - start < 5, "under a second on an idle machine; tests run on busy ones"
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+def test_importing_the_core_is_instant() -> None:
+    script = "import sys, tabvae_core; sys.exit(','.join({'numpy', 'torch', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_sorted_and_all_load() -> None:
+    import tabvae_core
+
+    assert tabvae_core.__all__ == sorted(tabvae_core.__all__)
+    assert all(getattr(tabvae_core, name) is not None for name in tabvae_core.__all__)
+    assert dir(tabvae_core) == tabvae_core.__all__
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("refresh", "--bogus"), 2, "No such option: --bogus"),
+        (("refres",), 2, "refresh"),
+        (("synthesize", "customers.parquet"), 2, "OUT"),
+        (("refresh", "gone.yaml"), 2, "gone.yaml does not exist"),
+        (("check", "broken.yaml"), 2, "not valid YAML"),
+        (("synthesize", "gone.parquet", "out.parquet"), 3, "gone.parquet"),
+        (("synthesize", "broken.yaml", "out.parquet"), 3, "broken.yaml"),
+        (("synthesize", "customers.parquet", "customers.parquet"), 2, "output"),
+        (("synthesize", "customers.parquet", "out.parquet", "--given", "age"), 2, "column=value"),
+        (("synthesize", "customers.parquet", "out.parquet", "--given", "nope=1"), 2, "nope"),
+        (("synthesize", "customers.parquet", "out.parquet", "--method", "nope"), 2, "nope"),
+        (("synthesize", "customers.parquet", "out.parquet", "--spec", "unknown.yaml"), 2, "modell"),
+        (("sample", "gone", "out.parquet", "--rows", "5"), 3, "gone"),
+        (("evaluate", "customers.parquet", "gone.parquet"), 3, "gone.parquet"),
+        (("rollback", "nowhere", "v1"), 3, "v1"),
+        (("init", "customers.parquet", "-o", "broken.yaml"), 2, "exists already"),
+    ],
+)
+def test_errors_say_what_and_where(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    (here / "broken.yaml").write_text("a: [1,", encoding="utf-8")
+    (here / "unknown.yaml").write_text("modell: {}\n", encoding="utf-8")
+    before = sorted(path.name for path in here.iterdir())
+    got, out, err = run(capsys, *arguments)
+    assert got == code, err
+    line = next(line for line in err.splitlines() if line.startswith("error: "))
+    assert says in err and line, err
+    assert "Traceback" not in err
+    assert out == ""
+    assert sorted(path.name for path in here.iterdir()) == before, "nothing half-written"
+
+
+def test_json_errors_are_one_object(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "synthesize", "gone.parquet", "out.parquet", "--json")
+    failure = json.loads(out)["error"]
+    assert (code, failure["exit_code"], failure["kind"]) == (3, 3, "DataError")
+    assert "gone.parquet" in failure["message"]
+
+
+def test_unexpected_errors_show_no_cells(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ValueError("the cell 'Mr Smith' is bad")
+
+    monkeypatch.setattr("tabvae_core.draft.init_spec", fail)
+    code, _, err = run(capsys, "init", "customers.parquet")
+    assert code == 1
+    assert "unexpected ValueError" in err
+    assert "TABVAE_DEBUG=1" in err
+    assert "Smith" not in err
+    monkeypatch.setenv("TABVAE_DEBUG", "1")
+    assert "Traceback" in run(capsys, "init", "customers.parquet")[2]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 3, "not enough memory"),
+        (OSError(28, os.strerror(28)), 6, "disk is full"),
+        (PermissionError(13, os.strerror(13), "/x"), 6, "/x"),
+    ],
+)
+def test_foreign_errors_have_their_codes(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: int,
+    says: str,
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("tabvae_core.draft.init_spec", fail)
+    got, _, err = run(capsys, "init", "customers.parquet")
+    assert got == code
+    assert says in err
+
+
+# ---------------------------------------------------------------- work
+
+
+def test_synthesize_fit_sample_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ("--method", "vae_basic", "--spec", "fast.yaml")
+    code, out, err = run(
+        capsys, "synthesize", "customers.parquet", "out/one.parquet", *quick, "--seed", "1", "--json"
+    )
+    assert code == 0, err
+    assert json.loads(out)["rows"] == 600
+    real, made = pq.read_table("customers.parquet"), pq.read_table("out/one.parquet")
+    assert made.schema.equals(real.schema)
+    assert os.listdir("out") == ["one.parquet"], "no temporary file stays"
+
+    assert run(capsys, "fit", "customers.parquet", "model", *quick, "--seed", "1")[0] == 0
+    code, _, err = run(capsys, "sample", "model", "two.parquet", "--rows", "600", "--seed", "1")
+    assert code == 0, err
+    assert Path("two.parquet").read_bytes() == Path("out/one.parquet").read_bytes(), "one seed, one table"
+    assert run(capsys, "sample", "model", "many", "--rows", "50", "--seed", "2", "--shards", "2")[0] == 0
+    assert pq.read_table("many").num_rows == 50
+
+    code, out, err = run(
+        capsys, "evaluate", "customers.parquet", "two.parquet", "--html", "r.html", "--json", "r.json"
+    )
+    assert code == 0, err
+    assert "shape" in out
+    assert "floor" in out
+    assert json.loads(Path("r.json").read_text(encoding="utf-8"))["metrics"]["shape"]["value"] > 0
+    assert "<html" in Path("r.html").read_text(encoding="utf-8")[:500].lower()
+    assert json.loads(run(capsys, "evaluate", "customers.parquet", "two.parquet", "--json", "-")[1])[
+        "metrics"
+    ]
+
+
+def test_given_values_are_in_every_row(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (
+        "synthesize",
+        "customers.parquet",
+        "g.parquet",
+        "--method",
+        "vae_basic",
+        "--spec",
+        "fast.yaml",
+    )
+    code, _, err = run(capsys, *arguments, "--rows", "40", "--given", "segment=premium", "--given", "age=35")
+    assert code == 0, err
+    made = pq.read_table("g.parquet")
+    assert set(made["segment"].to_pylist()) == {"premium"}
+    assert set(made["age"].to_pylist()) == {35}
+
+
+def test_output_folder_with_other_files_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").mkdir()
+    pq.write_table(customers(5), "out/mine.parquet")
+    code, _, err = run(capsys, "synthesize", "customers.parquet", "out", "--method", "vae_basic")
+    assert code in (2, 6)
+    assert "other Parquet files" in err
+    assert os.listdir("out") == ["mine.parquet"]
+
+
+def test_init_check_refresh_releases_rollback(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "init", "customers.parquet", "-o", "refresh.yaml")[0] == 0
+    code, out, err = run(capsys, "check", "refresh.yaml", "--set", "model.method=vae_basic", "--json")
+    assert (code, json.loads(out)["ok"]) == (0, True), err
+    lax = ["max_column_jsd=1", "max_trend=100", "max_auc=1", "max_copies=100", "data_docs=false"]
+    settings = [f"--set=gates.{s}" for s in lax] + ["--set=model.method=vae_basic", "--set=model.epochs=2"]
+    command = ("refresh", "refresh.yaml", "--no-prefect", "--json", *settings)
+    code, out, err = run(capsys, *command)
+    assert code == 0, err
+    first = json.loads(out)
+    assert first["rows"] == 600
+    second = json.loads(run(capsys, *command, "--force")[1])
+    assert second["version"] != first["version"]
+    listed = json.loads(run(capsys, "releases", first["target"], "--json")[1])
+    assert listed["current"] == second["version"]
+    assert len(listed["releases"]) == 2
+    assert run(capsys, "rollback", first["target"], first["version"])[0] == 0
+    code, out, _ = run(capsys, "releases", first["target"])
+    assert any(line.startswith("*") and first["version"] in line for line in out.splitlines())
+    code, out, _ = run(capsys, *(part for part in command if part != "--json"))
+    assert (code, out.split(":")[0]) == (0, "unchanged")
