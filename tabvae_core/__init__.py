@@ -3,8 +3,7 @@
     from tabvae_core import load_spec, refresh
     refresh(load_spec("refresh.yaml"))
 
-Importing this package is instant: each public name is loaded when it is first used, and torch with the first
-model.
+Importing this package is instant: each public name is loaded when it is first used, and torch with the first model.
 """
 
 from __future__ import annotations

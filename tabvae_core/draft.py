@@ -42,8 +42,8 @@ def init_spec(
 ) -> str:
     """Write a commented YAML spec for a table; it loads and runs unchanged.
 
-    Everything that was found and not decided stands in comments: kinds with their reasons, rules that hold on
-    all rows, the gates at their defaults.
+    Everything that was found and not decided stands in comments: kinds with their reasons, rules that hold on all rows,
+    the gates at their defaults.
 
     Args:
         uri: The table.
@@ -62,9 +62,7 @@ def init_spec(
     access = storage or StorageSpec()
     source = ParquetSource(uri, storage=access)
     if source.num_rows == 0:
-        raise DataError(
-            f"{uri} has no rows", hint="a table is learned from its rows; point at one that has some"
-        )
+        raise DataError(f"{uri} has no rows", hint="a table is learned from its rows; point at one that has some")
     schema = infer_schema(source, progress=progress)
     rules = _plausible_rules(source, schema, progress)
     lines = [
@@ -120,11 +118,7 @@ def sibling(uri: str) -> str:
 def _quoted(text: str) -> str:
     """Write a YAML scalar: plain where that is the same, else quoted."""
     try:
-        plain = (
-            re.fullmatch(r"[A-Za-z0-9_./:-]+", text)
-            and not text.endswith(":")
-            and yaml.safe_load(text) == text
-        )
+        plain = re.fullmatch(r"[A-Za-z0-9_./:-]+", text) and not text.endswith(":") and yaml.safe_load(text) == text
     except yaml.YAMLError:
         plain = False
     return text if plain else json.dumps(text, ensure_ascii=False)

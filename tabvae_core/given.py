@@ -41,8 +41,7 @@ def split_pairs(pairs: tuple[str, ...]) -> dict[str, str]:
 def given_values(given: Mapping[str, Any], schema: TableSchema) -> dict[str, Any]:
     """Turn given values, texts or YAML scalars, into Python values of the columns' Arrow types.
 
-    An empty text and the word `null` mean null, except in a column of strings, where only YAML's own null
-    does.
+    An empty text and the word `null` mean null, except in a column of strings, where only YAML's own null does.
 
     Raises:
         SpecError: A column does not exist, cannot be given, or the value is not of its type.

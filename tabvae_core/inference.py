@@ -135,9 +135,7 @@ def infer_schema(
     kept = [column.name for column in columns if column.unlearnable != "drop"]
     if not kept:
         raise DataError("every column is dropped, no table is left", hint="keep at least one column")
-    return TableSchema(
-        columns=tuple(columns), rows=stats[0].rows, arrow_ipc=_encoded(_output_schema(arrow, kept))
-    )
+    return TableSchema(columns=tuple(columns), rows=stats[0].rows, arrow_ipc=_encoded(_output_schema(arrow, kept)))
 
 
 def _check_names(overrides: Mapping[str, ColumnOverride], names: list[str]) -> None:
@@ -161,9 +159,7 @@ def _check_rows(rows: int) -> None:
 def _gather(source: TableSource, privacy: PrivacySpec, progress: Progress) -> list[ColumnStats]:
     fields, total = source.schema, source.num_rows
     cap = min(_DISTINCT_CAP, _DISTINCT_BUDGET // len(fields))
-    stats = [
-        ColumnStats(field.type, DistinctCounter(cap), Extremes(privacy.protect_extremes)) for field in fields
-    ]
+    stats = [ColumnStats(field.type, DistinctCounter(cap), Extremes(privacy.protect_extremes)) for field in fields]
     done = 0
     for batch in source.batches():
         for seen, cells in zip(stats, batch.columns, strict=True):
@@ -291,8 +287,7 @@ def _check_kind(field: pa.Field, stats: ColumnStats, wanted: Kind) -> None:
         choices = " or ".join(kind.value for kind in allowed)
         reason = " (it has several values, or nulls beside one)" if wanted is Kind.CONSTANT else ""
         raise SpecError(
-            f"columns.{field.name}.kind must be {choices} for type {field.type},"
-            f" however: {wanted.value}{reason}",
+            f"columns.{field.name}.kind must be {choices} for type {field.type}, however: {wanted.value}{reason}",
             hint="leave the kind out to have it inferred",
         )
 

@@ -1,8 +1,7 @@
-"""Work on single tables without spec, workspace or release: what `synthesize`, `fit`, `sample`, `evaluate`
-do.
+"""Work on single tables without spec, workspace or release: what `synthesize`, `fit`, `sample`, `evaluate` do.
 
-All rows are learned and none is held out: there is no gate to pass. An output is made beside its place and
-moved there whole, so a failure leaves what stood before.
+All rows are learned and none is held out: there is no gate to pass. An output is made beside its place and moved there
+whole, so a failure leaves what stood before.
 """
 
 from __future__ import annotations
@@ -102,9 +101,7 @@ def read_partial(file: Path) -> dict[str, Any]:
     data = read_mapping(file)
     unknown = sorted(set(data) - set(RefreshSpec.model_fields))
     if unknown:
-        raise SpecError(
-            f"spec {file}: {unknown[0]} is not a known key", hint=", ".join(RefreshSpec.model_fields)
-        )
+        raise SpecError(f"spec {file}: {unknown[0]} is not a known key", hint=", ".join(RefreshSpec.model_fields))
     return data
 
 
@@ -238,9 +235,7 @@ def evaluate_tables(
         progress=progress,
     )
     tables = [collect(table, max_rows=_EVALUATED_ROWS) for table in (kept, drawn, train)]
-    evaluation = evaluate(
-        tables[0], tables[1], schema, train=tables[2], target_column=target_column, progress=progress
-    )
+    evaluation = evaluate(tables[0], tables[1], schema, train=tables[2], target_column=target_column, progress=progress)
     if html is not None:
         with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
             page = Path(folder) / "report.html"
@@ -255,9 +250,7 @@ def evaluate_tables(
 def _local_folder(folder: str) -> Path:
     place = local_path(folder)
     if place is None:
-        raise SpecError(
-            f"a model folder lies on a local disk, however: {store.safe_uri(folder)}", hint="name a path"
-        )
+        raise SpecError(f"a model folder lies on a local disk, however: {store.safe_uri(folder)}", hint="name a path")
     return place
 
 
@@ -283,9 +276,9 @@ def _draw(
     schema = load_bundle(bundle).schema
     storage = StorageSpec(endpoint_url=endpoint_url)
     with ParquetSink(out, schema.arrow, storage, rows_per_file=spec.sample.rows_per_file) as sink:
-        drawn = draw(spec, schema, sink, bundle, rows, progress=progress)
+        draw(spec, schema, sink, bundle, rows, progress=progress)
     files = tuple(record.path for record in sink.files)
-    return SampleSummary(out=out, rows=drawn, columns=len(schema.names), files=files)
+    return SampleSummary(out=out, rows=sink.rows, columns=len(schema.names), files=files)
 
 
 class _NothingWritten(Exception):
@@ -293,17 +286,13 @@ class _NothingWritten(Exception):
 
 
 def _check_out(out: str, schema: pa.Schema, source: str | None, endpoint_url: str | None) -> None:
-    """Find out before a training of minutes what would make its output fail: a foreign folder, a read-only
-    disk.
-    """
+    """Find out before a training of minutes what would make its output fail: a foreign folder, a read-only disk."""
     from tabvae_core.lake import ParquetSink
 
     if source is not None and store.is_local(out) and store.is_local(source):
         place, origin = (os.path.realpath(store.filesystem(uri)[1]) for uri in (out, source))
         if place == origin or _inside(place, origin) or _inside(origin, place):
-            raise SpecError(
-                f"the output {out} lies in the table {source}, or holds it", hint="write beside the table"
-            )
+            raise SpecError(f"the output {out} lies in the table {source}, or holds it", hint="write beside the table")
     with suppress(_NothingWritten), ParquetSink(out, schema, StorageSpec(endpoint_url=endpoint_url)):
         raise _NothingWritten
 
@@ -317,9 +306,7 @@ def _check_model_folder(place: str) -> None:
     if os.path.isfile(place):
         raise SpecError(f"{place} is a file, a model is a folder", hint="name a new folder")
     foreign = (
-        [name for name in os.listdir(place) if not name.endswith(_BUNDLE_SUFFIXES)]
-        if os.path.isdir(place)
-        else []
+        [name for name in os.listdir(place) if not name.endswith(_BUNDLE_SUFFIXES)] if os.path.isdir(place) else []
     )
     if foreign:
         raise SpecError(

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tabvae_core import lake as store
-from tabvae_core.errors import SpecError, TabvaeError
+from tabvae_core.errors import TabvaeError
 from tabvae_core.lake import ParquetSource
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
@@ -78,9 +78,7 @@ class CheckReport(_Part):
             lines += ["decisions:", *(f"  {line}" for line in self.decisions)]
         if self.estimate is not None:
             minutes, gigabytes = self.estimate.seconds / 60, self.estimate.memory_bytes / 1e9
-            lines.append(
-                f"estimate: about {minutes:.1f} minutes, {gigabytes:.1f} GB of memory, within a factor of 3"
-            )
+            lines.append(f"estimate: about {minutes:.1f} minutes, {gigabytes:.1f} GB of memory, within a factor of 3")
         return "\n".join(lines)
 
 
@@ -101,9 +99,7 @@ class _Findings:
         try:
             yield details.append
         except TabvaeError as error:
-            finding = Finding(
-                name=name, ok=False, detail=error.message, hint=error.hint, exit_code=error.exit_code
-            )
+            finding = Finding(name=name, ok=False, detail=error.message, hint=error.hint, exit_code=error.exit_code)
             self.items.append(finding)
         else:
             self.items.append(Finding(name=name, ok=True, detail="; ".join(details)))
@@ -150,11 +146,9 @@ def check(spec: RefreshSpec, *, progress: Progress = silent) -> CheckReport:
 
 
 def _known_method(model: ModelSpec) -> str:
-    from tabvae_core.synthesizers.registry import methods
+    from tabvae_core.synthesizers.registry import find
 
-    if model.method not in methods():
-        raise SpecError(f"model.method {model.method!r} is not known", hint=f"known: {', '.join(methods())}")
-    return model.method
+    return find(model.method).method
 
 
 def _look_at_columns(
@@ -170,9 +164,7 @@ def _look_at_columns(
     schema: TableSchema | None = None
     with found.looking_at("columns") as say:
         check_columns(spec, source.schema)
-        say(
-            "as expected" if spec.expect_columns is not None else "no expect_columns: whatever the source has"
-        )
+        say("as expected" if spec.expect_columns is not None else "no expect_columns: whatever the source has")
     with found.looking_at("rows") as say:
         check_size(spec, source)
         held = RowSplit(source, "holdout", holdout=spec.gates.holdout, seed=spec.model.seed).num_rows

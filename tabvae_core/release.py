@@ -51,8 +51,8 @@ _log = logging.getLogger(__name__)
 REPORT = "report.html"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _STAMP = "%Y%m%dT%H%M%SZ"
-# A version folder without a manifest is what a killed writer left. One that is still being written looks the
-# same, so only those that no run can still be writing are removed.
+# A version folder that the pointer does not list is what a killed writer left, or is still being written: only
+# those that no run can still be writing are removed.
 _ABANDONED = timedelta(days=1)
 M = TypeVar("M", bound=BaseModel)
 
@@ -97,8 +97,9 @@ class Pointer(_Document):
     run_id: str
     moved_at: str
     """ISO 8601, UTC, to the microsecond: no two moves write the same bytes."""
-    previous: str | None = None
-    """The version that was current before."""
+    published: tuple[str, ...]
+    """The versions that are kept, in the order in which they last became current; the last one is `version`. A
+    folder that is not among them is being written, or its writer died or lost."""
 
 
 class PointerState(_Document):
@@ -156,9 +157,7 @@ def current(target: TargetSpec | str, storage: StorageSpec | None = None) -> Rel
     return _reference(place, _manifest(place, pointer.version))
 
 
-def read_manifest(
-    target: TargetSpec | str, version: str | None = None, storage: StorageSpec | None = None
-) -> Manifest:
+def read_manifest(target: TargetSpec | str, version: str | None = None, storage: StorageSpec | None = None) -> Manifest:
     """Read the manifest of a version.
 
     Args:
@@ -178,7 +177,9 @@ def releases(target: TargetSpec | str, storage: StorageSpec | None = None) -> li
     """List the published versions, newest first; one with a damaged manifest is listed with its problem."""
     place = _place(target, storage)
     pointer = read_pointer(target, storage).pointer
-    return [_info(place, version, pointer) for version in reversed(_versions(place))]
+    if pointer is None:
+        return []
+    return [_info(place, version, pointer) for version in sorted(pointer.published, reverse=True)]
 
 
 def release_uris(
@@ -268,14 +269,15 @@ def publish(
         fields = {**manifest_fields, "status": "accepted", "pointer": guarantee}
         manifest = _stage(table, folder, fields, extra_files or {}, workspace_storage, place)
     try:
-        _move_pointer(place, manifest, now, guarantee)
+        kept = _move_pointer(place, manifest, now, guarantee=guarantee, keep=target.keep)
     except PublishConflict:
         after = read_pointer(target)
-        if after.pointer is None or version not in (after.pointer.version, after.pointer.previous):
+        if after.pointer is None or version not in after.pointer.published:
             if staged_here:
                 _discard(place, folder)
             raise _overtaken(place, after) from None
-    _prune(place, target.keep, manifest.version)
+    else:
+        _tidy(place, now, kept)
     return _reference(place, manifest)
 
 
@@ -325,11 +327,13 @@ def rollback(target: TargetSpec | str, version: str, storage: StorageSpec | None
     """
     place = _place(target, storage)
     now = read_pointer(target, storage)
+    if now.pointer is not None and version not in now.pointer.published:
+        raise _unknown(place, version, now.pointer)
     manifest = _manifest(place, version)
     if now.pointer is not None and now.pointer.version == version:
         return _reference(place, manifest).model_copy(update={"unchanged": True})
     _check_present(place, manifest)
-    _move_pointer(place, manifest, now, None)
+    _move_pointer(place, manifest, now)
     return _reference(place, manifest)
 
 
@@ -378,8 +382,7 @@ def _manifest(place: _Place, version: str) -> Manifest:
     uri = store.join_uri(place.version(_checked(version)), "manifest.json")
     data = read_with_etag(uri, place.storage)
     if data is None:
-        known = ", ".join(reversed(_versions(place))) or "none"
-        raise DataError(f"{store.safe_uri(place.uri)} has no version {version!r}", hint=f"versions: {known}")
+        raise _unknown(place, version, read_pointer(place.uri, place.storage).pointer)
     return _parse(Manifest, data[0], uri, "choose another version with `tabvae rollback`, or publish anew")
 
 
@@ -393,18 +396,12 @@ def _current_version(place: _Place) -> str:
     return pointer.version
 
 
-def _versions(place: _Place) -> list[str]:
-    """Versions that have a manifest, oldest first."""
-    manifests = {name: store.join_uri(place.version(name), "manifest.json") for name in _version_names(place)}
-    return [name for name, uri in manifests.items() if store.exists(uri, place.storage)]
+def _unknown(place: _Place, version: str, pointer: Pointer | None) -> DataError:
+    known = ", ".join(sorted(pointer.published, reverse=True)) if pointer else "none"
+    return DataError(f"{store.safe_uri(place.uri)} has no version {version!r}", hint=f"versions: {known}")
 
 
-def _version_names(place: _Place) -> list[str]:
-    return store.list_names(place.versions, place.storage)
-
-
-def _info(place: _Place, version: str, pointer: Pointer | None) -> ReleaseInfo:
-    is_current = pointer is not None and pointer.version == version
+def _info(place: _Place, version: str, pointer: Pointer) -> ReleaseInfo:
     uri = place.version(version)
     try:
         found = _manifest(place, version)
@@ -412,7 +409,7 @@ def _info(place: _Place, version: str, pointer: Pointer | None) -> ReleaseInfo:
         known: dict[str, Any] = {"rows": 0, "run_id": "", "published_at": "", "problem": error.message}
     else:
         known = {"rows": found.rows, "run_id": found.run_id, "published_at": found.created_at}
-    return ReleaseInfo(version=version, uri=uri, current=is_current, **known)
+    return ReleaseInfo(version=version, uri=uri, current=version == pointer.version, **known)
 
 
 def _reference(place: _Place, manifest: Manifest) -> ReleaseRef:
@@ -518,15 +515,24 @@ def _guarantee(place: _Place) -> Guarantee:
     return "conditional" if probe_conditional_puts(place.uri, place.storage) else "compare-then-write"
 
 
-def _move_pointer(place: _Place, manifest: Manifest, now: PointerState, guarantee: Guarantee | None) -> None:
-    pointer = Pointer(
-        version=manifest.version,
-        run_id=manifest.run_id,
-        moved_at=datetime.now(UTC).isoformat(timespec="microseconds"),
-        previous=now.pointer.version if now.pointer else None,
-    )
+def _move_pointer(
+    place: _Place,
+    manifest: Manifest,
+    now: PointerState,
+    *,
+    guarantee: Guarantee | None = None,
+    keep: int | None = None,
+) -> tuple[str, ...]:
+    """Make a version current; return the versions that are kept, the last `keep` that were current."""
+    version = manifest.version
+    earlier = now.pointer.published if now.pointer else ()
+    published = (*(name for name in earlier if name != version), version)
+    kept = published if keep is None else published[-keep:]
+    moved_at = datetime.now(UTC).isoformat(timespec="microseconds")
+    pointer = Pointer(version=version, run_id=manifest.run_id, moved_at=moved_at, published=kept)
     data = (pointer.model_dump_json(indent=2) + "\n").encode()
     put_if_match(place.pointer, data, now.etag, place.storage, guarantee=guarantee)
+    return kept
 
 
 def _overtaken(place: _Place, now: PointerState) -> PublishConflict:
@@ -537,19 +543,13 @@ def _overtaken(place: _Place, now: PointerState) -> PublishConflict:
     )
 
 
-def _prune(place: _Place, keep: int, published: str) -> None:
-    """Remove the oldest versions beyond `keep`, never the current one, and what killed writers left."""
+def _tidy(place: _Place, before: PointerState, kept: tuple[str, ...]) -> None:
+    """Remove the versions that are no longer kept, and what killed writers left."""
     # The release stands; a failure to tidy up is no failure of the publish.
     with suppress(TabvaeError):
-        pointer = read_pointer(place.uri, place.storage).pointer
-        protected = {published} | ({pointer.version} if pointer else set())
-        complete = _versions(place)
-        spare = [version for version in complete if version not in protected]
-        surplus = len(complete) - keep
-        for version in spare[: max(surplus, 0)]:
-            _discard(place, place.version(version))
-        for name in set(_version_names(place)) - set(complete):
-            if _is_abandoned(name):
+        dropped = set(before.pointer.published if before.pointer else ()) - set(kept)
+        for name in store.list_names(place.versions, place.storage):
+            if name in dropped or (name not in kept and _is_abandoned(name)):
                 _discard(place, place.version(name))
 
 

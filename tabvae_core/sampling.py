@@ -81,7 +81,9 @@ def sample_to(
     for table, draws in blocks:
         sink.write(table)
         written, drawn = written + table.num_rows, drawn + draws
-        progress(ProgressEvent("sample", written, n_rows, "rows", f"{100 * written / max(drawn, 1):.0f} % of draws valid"))
+        progress(
+            ProgressEvent("sample", written, n_rows, "rows", f"{100 * written / max(drawn, 1):.0f} % of draws valid")
+        )
     return drawn
 
 

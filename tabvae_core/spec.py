@@ -62,7 +62,9 @@ class StorageSpec(_Part):
     """Endpoint of an S3-compatible store; empty: AWS_ENDPOINT_URL of the environment, else AWS itself."""
     region: str | None = Field(default=None, examples=["eu-central-1"])
     """Region of the bucket; empty: what the environment says."""
-    credentials: str = Field(default="environment", pattern=r"^(environment|anonymous|env:[A-Z][A-Z0-9_]*|block:[a-z0-9-]+)$")
+    credentials: str = Field(
+        default="environment", pattern=r"^(environment|anonymous|env:[A-Z][A-Z0-9_]*|block:[a-z0-9-]+)$"
+    )
     """environment: the usual AWS variables and profiles. env:LAKE reads LAKE_ACCESS_KEY_ID, LAKE_SECRET_ACCESS_KEY
     and LAKE_SESSION_TOKEN. block:NAME takes them from a Prefect block. anonymous: none."""
 
@@ -347,7 +349,9 @@ def apply_settings(data: Mapping[str, Any], settings: tuple[str, ...]) -> dict[s
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator or not key.strip():
-            raise SpecError(f"setting must be key=value, however: {setting!r}", hint="for example --set model.epochs=20")
+            raise SpecError(
+                f"setting must be key=value, however: {setting!r}", hint="for example --set model.epochs=20"
+            )
         try:
             value = yaml.safe_load(text) if text.strip() else None
         except yaml.YAMLError:

@@ -1,11 +1,9 @@
-"""The steps of a refresh as plain functions, reference in and reference out. No orchestrator is needed or
-known.
+"""The steps of a refresh as plain functions, reference in and reference out. No orchestrator is needed or known.
 
     snapshot → train → sample → validate → evaluate → publish
 
-Every step is idempotent: its completion record stands in the run's folder of the workspace and is written
-last, and a step whose record stands is skipped. So a killed run goes on where it stopped when it is started
-again.
+Every step is idempotent: its completion record stands in the run's folder of the workspace and is written last, and a
+step whose record stands is skipped. So a killed run goes on where it stopped when it is started again.
 """
 
 from __future__ import annotations
@@ -131,8 +129,8 @@ def snapshot(spec: RefreshSpec, *, force: bool = False, progress: Progress = sil
 def up_to_date(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
     """Find the current release if this source, spec and code version already led to a release; else None.
 
-    A version that this run published and that was rolled back since stays rolled back: the current release is
-    then returned as well, because only a changed source or spec, or `force`, asks for a new one.
+    A version that this run published and that was rolled back since stays rolled back: the current release is then
+    returned as well, because only a changed source or spec, or `force`, asks for a new one.
     """
     current = release.current(spec.target)
     pointer = release.read_pointer(spec.target)
@@ -222,9 +220,8 @@ def draw(
     rows: int,
     *,
     progress: Progress = silent,
-) -> int:
-    """Draw rows from a model bundle into an open sink: exactly as many as asked for, all of which satisfy the
-    rules.
+) -> None:
+    """Draw rows from a model bundle into an open sink: exactly as many as asked for, all of which satisfy the rules.
 
     Args:
         spec: Rules, columns' bounds, and `sample`.
@@ -244,25 +241,37 @@ def draw(
     from tabvae_core.sampling import sample_to
 
     check_settings(spec, schema)
-    return sample_to(
+    sample_to(
         sink,
         bundle,
         rows,
         seed=spec.sample.seed,
         shards=spec.sample.shards,
         given=given_values(spec.sample.given, schema),
-        rules=spec.rules,
+        rules=(*spec.rules, *_ranges_of_dates(spec, schema)),
         bounds=bounds_of(spec.rules, schema, spec.columns),
         max_tries=spec.sample.max_tries,
         progress=progress,
     )
 
 
-def sample(
-    spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progress: Progress = silent
-) -> TableRef:
-    """Draw the synthetic table into the workspace: exactly the rows asked for, all of which satisfy the
-    rules.
+def _ranges_of_dates(spec: RefreshSpec, schema: TableSchema) -> list[str]:
+    """Write the ranges of date columns as rules: their codec draws whole days, and the first one begins too early."""
+    rules = []
+    for column in schema.of_kind(Kind.DATETIME):
+        kind = schema.arrow.field(column.name).type
+        if column.name in spec.sample.given or "`" in column.name:
+            continue
+        if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+            continue
+        for operator, end in ((">=", column.minimum), ("<=", column.maximum)):
+            if isinstance(end, str):
+                rules.append(f"`{column.name}` {operator} '{end}'")
+    return rules
+
+
+def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progress: Progress = silent) -> TableRef:
+    """Draw the synthetic table into the workspace: exactly the rows asked for, all of which satisfy the rules.
 
     Raises:
         ImpossibleRule: Too few drawn rows satisfy a rule.
@@ -273,16 +282,14 @@ def sample(
         return _skipped("sample", done, progress)
     schema = _schema_of(run)
     run.remove("table")
-    sink = ParquetSink(
-        run.place("table"), schema.arrow, storage=run.storage, rows_per_file=spec.sample.rows_per_file
-    )
+    sink = ParquetSink(run.place("table"), schema.arrow, storage=run.storage, rows_per_file=spec.sample.rows_per_file)
     with run.local("model") as bundle, sink:
-        rows = draw(spec, schema, sink, bundle, spec.sample.rows or snapshot.rows, progress=progress)
+        draw(spec, schema, sink, bundle, spec.sample.rows or snapshot.rows, progress=progress)
     reference = TableRef(
         run_id=run.run_id,
         uri=run.place("table"),
-        files=tuple(sink.files),
-        rows=rows,
+        files=sink.files,
+        rows=sink.rows,
         schema_fingerprint=schema_fingerprint(schema.arrow),
     )
     return run.complete("sample", reference)
@@ -302,12 +309,23 @@ def validate(
         return _skipped("validate", done, progress)
     from tabvae_core import gates
 
-    progress(ProgressEvent("validate", 0, message="schema, ranges, rules"))
+    progress(ProgressEvent("validate", 0, message="schema, ranges, rules, distributions"))
     schema = _schema_of(run)
-    synthetic = ParquetSource(table.uri, storage=run.storage)
+    train, holdout = (_measured(spec, snapshot, part) for part in _PARTS)
+    references = gates.reference_histograms(holdout, schema)
+    floors = gates.floors_of(references, train)
     with run.output("docs") as folder:
-        docs = folder if spec.gates.data_docs else None
-        results = gates.validate(synthetic, schema, spec.rules, docs=docs, progress=progress)
+        results = gates.validate(
+            ParquetSource(table.uri, storage=run.storage),
+            schema,
+            spec.rules,
+            rows=spec.sample.rows or snapshot.rows,
+            references=references,
+            jsd_limits={name: min(1.0, spec.gates.max_column_jsd + floor) for name, floor in floors.items()},
+            docs=folder if spec.gates.data_docs else None,
+            name=spec.name,
+            progress=progress,
+        )
     passed = all(result.passed for result in results)
     reference = ValidationRef(
         run_id=run.run_id,
@@ -328,9 +346,7 @@ def evaluate(
     *,
     progress: Progress = silent,
 ) -> EvaluationRef:
-    """Measure the synthetic table against held-out rows, beside the training rows' own figures, and write the
-    report.
-    """
+    """Measure the synthetic table against held-out rows, beside the training rows' own figures, and write the report."""
     run = Run(spec, snapshot.run_id)
     if (done := run.record("evaluate", EvaluationRef)) is not None:
         return _skipped("evaluate", done, progress)
@@ -338,9 +354,9 @@ def evaluate(
 
     progress(ProgressEvent("evaluate", 0, message="against held-out rows"))
     schema = _schema_of(run)
-    with _pinned(spec, snapshot) as source, run.output("report") as folder:
-        train, holdout = (collect(_part(spec, source, part), max_rows=_EVALUATED_ROWS) for part in _PARTS)
-        synthetic = collect(ParquetSource(table.uri, storage=run.storage), max_rows=_EVALUATED_ROWS)
+    train, holdout = (_measured(spec, snapshot, part) for part in _PARTS)
+    synthetic = collect(ParquetSource(table.uri, storage=run.storage), max_rows=_EVALUATED_ROWS)
+    with run.output("report") as folder:
         figures = evaluation.evaluate(
             holdout, synthetic, schema, train=train, target_column=spec.target_column, progress=progress
         )
@@ -492,9 +508,7 @@ def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
     named += [("target_column", spec.target_column)] if spec.target_column is not None else []
     for where, name in named:
         if name not in known:
-            raise SpecError(
-                f"{where} names {name!r}, which is no column", hint=f"columns: {', '.join(known)}"
-            )
+            raise SpecError(f"{where} names {name!r}, which is no column", hint=f"columns: {', '.join(known)}")
     check_rules(spec.rules, schema)
     bounds_of(spec.rules, schema, spec.columns)
     given_values(spec.sample.given, schema)
@@ -502,9 +516,7 @@ def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
 
 def decisions(schema: TableSchema) -> list[str]:
     """Say what is done with columns that are not learned: text, nested values, identifiers."""
-    return [
-        f"column {c.name} ({c.kind.value}): {_decision(c)}" for c in schema.columns if c.kind in _NOT_LEARNED
-    ]
+    return [f"column {c.name} ({c.kind.value}): {_decision(c)}" for c in schema.columns if c.kind in _NOT_LEARNED]
 
 
 _PARTS: tuple[Part, ...] = ("train", "holdout")
@@ -534,11 +546,15 @@ def _pinned(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetSource]
     source = open_source(spec)
     if source.fingerprint != snapshot.fingerprint:
         source.verify(snapshot.files)
-        raise SourceChanged(
-            f"{store.safe_uri(snapshot.uri)} changed since the snapshot", hint="run the refresh again"
-        )
+        raise SourceChanged(f"{store.safe_uri(snapshot.uri)} changed since the snapshot", hint="run the refresh again")
     yield source
     source.verify()
+
+
+def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part) -> pa.Table:
+    """Read one side of the split into memory, as many rows as are measured at most."""
+    with _pinned(spec, snapshot) as source:
+        return collect(_part(spec, source, part), max_rows=_EVALUATED_ROWS)
 
 
 def _part(spec: RefreshSpec, source: TableSource, part: Part) -> RowSplit:
@@ -570,8 +586,8 @@ def _is_current(spec: RefreshSpec, published: ReleaseRef) -> bool:
 def _version(spec: RefreshSpec, run: Run, done: ReleaseRef | None) -> str:
     """Name the version, the same for every try: a try whose outcome is unknown must not publish a second one.
 
-    A version that was published before and still stands only needs the pointer back; one that retention has
-    removed is published under a new name, because names sort by age.
+    A version that was published before and still stands only needs the pointer back; one that retention has removed is
+    published under a new name, because names sort by age.
     """
     known = run.read("version")
     if known is not None and (done is None or any(r.version == known for r in release.releases(spec.target))):

@@ -119,9 +119,7 @@ def _from_variables(prefix: str) -> Credentials:
             f"storage.credentials is env:{prefix}, however the environment lacks {' and '.join(missing)}",
             hint="set the variable where the run executes, or name other credentials",
         )
-    return Credentials(
-        os.environ[names[0]], os.environ[names[1]], os.environ.get(f"{prefix}_SESSION_TOKEN") or None
-    )
+    return Credentials(os.environ[names[0]], os.environ[names[1]], os.environ.get(f"{prefix}_SESSION_TOKEN") or None)
 
 
 def _resolve(reference: str) -> Credentials | None:
@@ -145,9 +143,7 @@ _Key = tuple[int, str, str, bool]
 _OPEN: dict[_Key, AbstractFileSystem] = {}
 
 
-def filesystem(
-    uri: str, storage: StorageSpec | None = None, *, retries: bool = True
-) -> tuple[AbstractFileSystem, str]:
+def filesystem(uri: str, storage: StorageSpec | None = None, *, retries: bool = True) -> tuple[AbstractFileSystem, str]:
     """Open the file system that a URI lies on.
 
     Args:
@@ -348,9 +344,7 @@ def _translate(error: Exception, where: str, missing: type[TabvaeError]) -> Tabv
         )
     if isinstance(error, FileNotFoundError | NotADirectoryError) or number in _NOT_THERE:
         hint = "check the path and `storage.endpoint_url`"
-        return missing(
-            f"{where} {'lies below a file' if number == errno.ENOTDIR else 'does not exist'}", hint=hint
-        )
+        return missing(f"{where} {'lies below a file' if number == errno.ENOTDIR else 'does not exist'}", hint=hint)
     if isinstance(error, PermissionError) or number in _DENIED:
         detail = {errno.EROFS: "the file system is read-only"}.get(number or 0, "access was denied")
         return StorageError(
@@ -377,7 +371,7 @@ def _translate_rest(error: Exception, where: str, code: str) -> TabvaeError | No
     if isinstance(error, IsADirectoryError):
         return StorageError(f"{where} is a folder, a file was expected", hint="name a file")
     if isinstance(error, FileExistsError):
-        return StorageError(f"{where} exists already", hint="remove it or choose another place")
+        return StorageError(f"{where}: a file stands where a folder is needed", hint="choose another place")
     if isinstance(error, BotoCoreError | ClientError) or code:
         return StorageError(
             f"{where}: the store answered with an error ({code or name})", hint="run again; see its log"
@@ -402,9 +396,7 @@ def exists(uri: str, storage: StorageSpec | None = None) -> bool:
     return True
 
 
-def read_bytes(
-    uri: str, storage: StorageSpec | None = None, *, missing: type[TabvaeError] = DataError
-) -> bytes:
+def read_bytes(uri: str, storage: StorageSpec | None = None, *, missing: type[TabvaeError] = DataError) -> bytes:
     """Read a small object whole."""
     fs, path = filesystem(uri, storage)
     with storage_errors(uri, missing=missing):
@@ -433,9 +425,7 @@ def read_json(uri: str, storage: StorageSpec | None = None, *, missing: type[Tab
     try:
         return json.loads(data)
     except ValueError:
-        raise DataError(
-            f"{safe_uri(uri)} is damaged: it is not JSON", hint="remove it, or restore it"
-        ) from None
+        raise DataError(f"{safe_uri(uri)} is damaged: it is not JSON", hint="remove it, or restore it") from None
 
 
 def write_json(uri: str, value: Any, storage: StorageSpec | None = None) -> None:
@@ -531,9 +521,7 @@ def list_names(uri: str, storage: StorageSpec | None = None) -> list[str]:
             entries = fs.ls(path, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
-    names = {
-        PurePosixPath(str(entry).rstrip("/")).name for entry in entries if str(entry).rstrip("/") != path
-    }
+    names = {PurePosixPath(str(entry).rstrip("/")).name for entry in entries if str(entry).rstrip("/") != path}
     return sorted(names)
 
 
@@ -568,9 +556,7 @@ def read_chunks(
             yield bytes(chunk)
 
 
-def file_sha256(
-    uri: str, storage: StorageSpec | None = None, *, missing: type[TabvaeError] = DataError
-) -> str:
+def file_sha256(uri: str, storage: StorageSpec | None = None, *, missing: type[TabvaeError] = DataError) -> str:
     """Hash an object in chunks, without holding it."""
     digest = hashlib.sha256()
     for chunk in read_chunks(uri, storage, missing=missing):

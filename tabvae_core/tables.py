@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["InMemoryTable", "Part", "RowSample", "RowSplit", "TableSource", "as_source", "collect", "row_hash"]
+__all__ = ["InMemoryTable", "Part", "RowSample", "RowSplit", "TableSource", "as_source", "collect", "filter_rows", "row_hash"]
 
 BATCH_ROWS = 65_536
 
@@ -79,6 +79,18 @@ def row_hash(rows: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:
     return mixed
 
 
+def filter_rows(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+    """Keep the rows whose mask is true, also of layouts that Arrow's own filter lacks (views, run-end encoding)."""
+    kept = pa.array(mask)
+    try:
+        return batch.filter(kept)
+    except pa.ArrowNotImplementedError:
+        from tabvae_core.codecs.ordinal import plain, restore_type
+
+        arrays = [restore_type(plain(array).filter(kept), array.type) for array in batch.columns]
+        return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+
+
 class RowSplit:
     """One side of a train / held-out split, as a rule over row numbers: no copy of a real row is ever written.
 
@@ -120,7 +132,7 @@ class RowSplit:
         for batch in self._source.batches(columns):
             mask = self._mask(start, batch.num_rows)
             start += batch.num_rows
-            yield batch.filter(pa.array(mask))
+            yield filter_rows(batch, mask)
 
 
 class RowSample:
@@ -157,7 +169,7 @@ class RowSample:
         chosen[np.argpartition(hashes, self._max_rows)[: self._max_rows]] = True
         start = 0
         for batch in self._source.batches(columns):
-            yield batch.filter(pa.array(chosen[start : start + batch.num_rows]))
+            yield filter_rows(batch, chosen[start : start + batch.num_rows])
             start += batch.num_rows
 
 

@@ -211,7 +211,11 @@ class _Run:
         for index, parameter in enumerate(p for g in self.optimizer.param_groups for p in g["params"]):
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer/{index}/{key}"] = value.contiguous()
-        meta = {"record": json.dumps(asdict(self.record)), "plan": json.dumps(asdict(self.plan)), "rows": str(self.n_rows)}
+        meta = {
+            "record": json.dumps(asdict(self.record)),
+            "plan": json.dumps(asdict(self.plan)),
+            "rows": str(self.n_rows),
+        }
         partial = folder / "checkpoint.partial"
         save_file(tensors, partial, metadata=meta)
         os.replace(partial, folder / "checkpoint.safetensors")

@@ -4,8 +4,7 @@
       spec.yaml  snapshot.json  train.json  sample.json  validate.json  evaluate.json  publish.json |
       refused.json model/  checkpoint/  table/  docs/  report/
 
-A step's outputs are written first and its record last, so a record that stands says that the outputs are
-whole.
+A step's outputs are written first and its record last, so a record that stands says that the outputs are whole.
 """
 
 from __future__ import annotations
@@ -47,9 +46,7 @@ def code_version() -> str:
 
 
 def run_id_of(spec: RefreshSpec, fingerprint: str) -> str:
-    """Name the run of a spec over a source: 16 hexadecimal digits, the same for the same source, spec and
-    code.
-    """
+    """Name the run of a spec over a source: 16 hexadecimal digits, the same for the same source, spec and code."""
     settings = spec.model_dump(mode="json", exclude=_NOT_IN_RUN_ID)
     text = json.dumps([fingerprint, settings, code_version()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -79,9 +76,7 @@ class Run:
         return store.join_uri(self.uri, *parts)
 
     def record(self, step: str, kind: type[R]) -> R | None:
-        """Read a step's completion record; None where the step has not completed, or an older version wrote
-        it.
-        """
+        """Read a step's completion record; None where the step has not completed, or an older version wrote it."""
         data = self.read(step)
         try:
             return None if data is None else kind.model_validate(data)
@@ -104,9 +99,7 @@ class Run:
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path]:
-        """Folder for training's checkpoints: on a local workspace one that outlives a kill, else a temporary
-        one.
-        """
+        """Folder for training's checkpoints: on a local workspace one that outlives a kill, else a temporary one."""
         path = local_path(self.uri)
         if path is None:
             with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:

@@ -65,17 +65,13 @@ def value(kind: pa.DataType, rng: np.random.Generator) -> Any:
         per_day = 86_400 * 10 ** (3 * _UNITS.index(kind.unit))
         return int(rng.integers(per_day))
     if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
-        return int(rng.integers(-(10**9), 10**9)) * 10 ** (3 * _UNITS.index(kind.unit)) + int(
-            rng.integers(1000)
-        )
+        return int(rng.integers(-(10**9), 10**9)) * 10 ** (3 * _UNITS.index(kind.unit)) + int(rng.integers(1000))
     return _other_value(kind, rng)
 
 
 def _other_value(kind: pa.DataType, rng: np.random.Generator) -> Any:
     text = str(
-        rng.choice(
-            ["", "Köln", f"C-{rng.integers(10**6):06d}", "two words", "x" * int(rng.integers(200)), "\0\x02"]
-        )
+        rng.choice(["", "Köln", f"C-{rng.integers(10**6):06d}", "two words", "x" * int(rng.integers(200)), "\0\x02"])
     )
     if pa.types.is_fixed_size_binary(kind):
         return rng.bytes(kind.byte_width)
@@ -104,9 +100,7 @@ def column(kind: pa.DataType, rows: int, shape: str, rng: np.random.Generator) -
     if pa.types.is_run_end_encoded(kind):
         return pc.run_end_encode(column(kind.value_type, rows, shape, rng), run_end_type=kind.run_end_type)
     pool = [value(kind, rng) for _ in range({"constant": 1, "few": 3}.get(shape, rows))]
-    cells = (
-        [pool[int(i)] for i in rng.integers(len(pool), size=rows)] if shape in ("constant", "few") else pool
-    )
+    cells = [pool[int(i)] for i in rng.integers(len(pool), size=rows)] if shape in ("constant", "few") else pool
     if shape == "nulls":
         cells = [None if gone else cell for cell, gone in zip(cells, rng.random(rows) < 0.3, strict=True)]
     if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from s3_servers import Store, moto_store, rclone_store
 
+from s3_servers import Store, moto_store, rclone_store
 from tabvae_core.spec import StorageSpec
 
 

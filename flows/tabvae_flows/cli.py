@@ -1,5 +1,4 @@
-"""The command line. Results go to stdout, everything else to stderr; heavy libraries are imported by the
-commands.
+"""The command line. Results go to stdout, everything else to stderr; heavy libraries are imported by the commands.
 
 Only `refresh` and `demo` know Prefect, and `refresh` does without where it is not installed.
 """
@@ -18,7 +17,7 @@ import typer
 
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
-from tabvae_flows.failures import report_failure
+from tabvae_flows.failures import INTERRUPTED, report_failure
 
 if TYPE_CHECKING:
     from tabvae_core.release import ReleaseInfo
@@ -39,15 +38,11 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
 Endpoint = Annotated[
     str | None,
-    typer.Option(
-        "--endpoint-url", metavar="URL", help="S3-compatible store; else AWS_ENDPOINT_URL, else AWS."
-    ),
+    typer.Option("--endpoint-url", metavar="URL", help="S3-compatible store; else AWS_ENDPOINT_URL, else AWS."),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a key of the spec, such as model.epochs=20. Repeatable."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the spec, such as model.epochs=20. Repeatable."),
 ]
 Given = Annotated[
     list[str] | None,
@@ -55,19 +50,11 @@ Given = Annotated[
 ]
 SpecFile = Annotated[
     Path | None,
-    typer.Option(
-        "--spec", metavar="F", help="Spec for columns, rules, model, sample, privacy; may be partial."
-    ),
+    typer.Option("--spec", metavar="F", help="Spec for columns, rules, model, sample, privacy; may be partial."),
 ]
-Rows = Annotated[
-    int | None, typer.Option("--rows", metavar="N", min=1, help="Rows to draw; as many as TABLE has.")
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", metavar="S", min=0, max=2**31 - 1, help="Same seed, same bytes.")
-]
-Method = Annotated[
-    str | None, typer.Option("--method", help="Synthesizer: vae, vae_basic, ... Default: vae.")
-]
+Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Rows to draw; as many as TABLE has.")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="S", min=0, max=2**31 - 1, help="Same seed, same bytes.")]
+Method = Annotated[str | None, typer.Option("--method", help="Synthesizer: vae, vae_basic, ... Default: vae.")]
 Seconds = Annotated[
     float | None, typer.Option("--max-seconds", metavar="T", min=0.001, help="Stop training after T seconds.")
 ]
@@ -100,15 +87,11 @@ def _all_commands(
     """Make synthetic copies of production tables: learn, sample, prove, publish."""
 
 
-@app.command(
-    epilog=_example("tabvae init s3://lake/customers/ -o refresh.yaml", "tabvae init data/customers.parquet")
-)
+@app.command(epilog=_example("tabvae init s3://lake/customers/ -o refresh.yaml", "tabvae init data/customers.parquet"))
 def init(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Parquet file or folder: a path or URL.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; else stdout.")] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", help="Folder for releases; else beside SOURCE.")
-    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Folder for releases; else beside SOURCE.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     endpoint_url: Endpoint = None,
     as_json: Json = False,
@@ -132,9 +115,7 @@ def init(
         print(f"wrote {output}\nnext: tabvae check {output}")
 
 
-@app.command(
-    epilog=_example("tabvae check refresh.yaml", "tabvae check refresh.yaml --set model.epochs=20 --json")
-)
+@app.command(epilog=_example("tabvae check refresh.yaml", "tabvae check refresh.yaml --set model.epochs=20 --json"))
 def check(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file.")],
     settings: Settings = None,
@@ -158,15 +139,11 @@ def check(
         raise typer.Exit(report.exit_code)
 
 
-@app.command(
-    epilog=_example("tabvae refresh refresh.yaml", "tabvae refresh refresh.yaml --set model.seed=1 --force")
-)
+@app.command(epilog=_example("tabvae refresh refresh.yaml", "tabvae refresh refresh.yaml --set model.seed=1 --force"))
 def refresh(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file.")],
     settings: Settings = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Publish a new version of an unchanged source.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Publish a new version of an unchanged source.")] = False,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Run the steps without Prefect.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -222,9 +199,7 @@ def synthesize(
 
 
 @app.command(
-    epilog=_example(
-        "tabvae fit customers.parquet model/", "tabvae fit s3://lake/customers/ model/ --max-seconds 60"
-    )
+    epilog=_example("tabvae fit customers.parquet model/", "tabvae fit s3://lake/customers/ model/ --max-seconds 60")
 )
 def fit(
     table: Table,
@@ -340,15 +315,11 @@ def releases(
 
 
 @app.command(
-    epilog=_example(
-        "tabvae rollback s3://lake/synthetic/customers VERSION", "tabvae releases TARGET   # lists them"
-    )
+    epilog=_example("tabvae rollback s3://lake/synthetic/customers VERSION", "tabvae releases TARGET   # lists them")
 )
 def rollback(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the releases: a path or URL.")],
-    version: Annotated[
-        str, typer.Argument(metavar="VERSION", help="A version that `tabvae releases` lists.")
-    ],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="A version that `tabvae releases` lists.")],
     endpoint_url: Endpoint = None,
     as_json: Json = False,
 ) -> None:
@@ -361,12 +332,8 @@ def rollback(
 
 @app.command(epilog=_example("tabvae demo", "tabvae demo --folder demo-output --rows 10000"))
 def demo(
-    folder: Annotated[Path, typer.Option("--folder", help="Where everything is put, and stays.")] = Path(
-        "demo-output"
-    ),
-    rows: Annotated[
-        int, typer.Option("--rows", metavar="N", min=200, help="Customers to generate.")
-    ] = 50_000,
+    folder: Annotated[Path, typer.Option("--folder", help="Where everything is put, and stays.")] = Path("demo-output"),
+    rows: Annotated[int, typer.Option("--rows", metavar="N", min=200, help="Customers to generate.")] = 50_000,
     as_json: Json = False,
 ) -> None:
     """Show the whole loop on made-up customers.
@@ -407,6 +374,8 @@ def _run(arguments: list[str]) -> int:
         if hasattr(error, "format_message"):
             return _report_usage(error, as_json)
         return report_failure(error, as_json=as_json)
+    if code == INTERRUPTED:
+        return report_failure(KeyboardInterrupt(), as_json=as_json)
     return code if isinstance(code, int) else 0
 
 
@@ -422,11 +391,7 @@ def _report_usage(error: Any, as_json: bool) -> int:
     if context is not None and type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help(), file=sys.stderr)
         return SpecError.exit_code
-    hint = (
-        f"`{context.command_path} --help` shows the options"
-        if context
-        else "`tabvae --help` shows the commands"
-    )
+    hint = f"`{context.command_path} --help` shows the options" if context else "`tabvae --help` shows the commands"
     return report_failure(SpecError(error.format_message().rstrip("."), hint=hint), as_json=as_json)
 
 

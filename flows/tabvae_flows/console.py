@@ -127,14 +127,10 @@ class _Bars:
             self._finish_last()
             self._tasks[event.step] = self._progress.add_task(event.step, total=event.total, text="")
         self._last = event.step
-        self._progress.update(
-            self._tasks[event.step], completed=event.done, total=event.total, text=_text(event)
-        )
+        self._progress.update(self._tasks[event.step], completed=event.done, total=event.total, text=_text(event))
 
     def _finish_last(self) -> None:
-        """A new step begins when the one before has ended, even where that one never said how much it had to
-        do.
-        """
+        """A new step begins when the one before has ended, even where that one never said how much it had to do."""
         if self._last is not None:
             task = self._tasks[self._last]
             self._progress.update(task, total=1, completed=1)

@@ -1,7 +1,6 @@
 """A customers table that looks like a production one and holds nobody: what the demo refreshes.
 
-Every dependence is written down here, so that a reader of the report knows what the synthetic table should
-show.
+Every dependence is written down here, so that a reader of the report knows what the synthetic table should show.
 """
 
 from __future__ import annotations
@@ -34,10 +33,9 @@ _Bools = npt.NDArray[np.bool_]
 def customers(rows: int = 50_000, *, seed: int = 7) -> pa.Table:
     """Make a table of customers.
 
-    Segment follows age; income follows segment, region and age, is zero for most students and rounded as
-    people round; score follows income and visits; visits are zero-inflated and grow with tenure; cities
-    belong to regions; sign-ups keep working hours and a December peak; closed accounts have a balance of
-    zero.
+    Segment follows age; income follows segment, region and age, is zero for most students and rounded as people round;
+    score follows income and visits; visits are zero-inflated and grow with tenure; cities belong to regions; sign-ups
+    keep working hours and a December peak; closed accounts have a balance of zero.
 
     Args:
         rows: Number of customers, at least 1.
@@ -74,9 +72,7 @@ def customers(rows: int = 50_000, *, seed: int = 7) -> pa.Table:
             "closed_at": pa.array(start + closed_at, pa.int64(), mask=~closed).cast(instant),
             "balance": _decimals(_balances(rng, income, closed)),
             "is_active": pa.array(~closed & (rng.random(rows) < np.where(visits > 0, 0.97, 0.45))),
-            "referred": _with_nulls(
-                rng, rng.random(rows) < np.where(segment == 0, 0.35, 0.12), 0.08, pa.bool_()
-            ),
+            "referred": _with_nulls(rng, rng.random(rows) < np.where(segment == 0, 0.35, 0.12), 0.08, pa.bool_()),
         }
     )
 
@@ -88,9 +84,7 @@ def _signups(rng: np.random.Generator, rows: int) -> _Ints:
     weekday = np.array([1.1, 1.15, 1.1, 1.05, 1.0, 0.45, 0.35])[(days + _FIRST_DAY.weekday()) % 7]
     weight = season * weekday * (1 + days / _DAYS)
     day = rng.choice(_DAYS, rows, p=weight / weight.sum())
-    by_hour = np.array(
-        [1, 1, 1, 1, 1, 2, 5, 15, 40, 80, 95, 90, 60, 75, 90, 85, 75, 55, 35, 30, 25, 15, 6, 2]
-    )
+    by_hour = np.array([1, 1, 1, 1, 1, 2, 5, 15, 40, 80, 95, 90, 60, 75, 90, 85, 75, 55, 35, 30, 25, 15, 6, 2])
     hour = rng.choice(24, rows, p=by_hour / by_hour.sum())
     second = rng.integers(0, 3600, rows)
     return (day * _DAY + (hour * 3600 + second) * 1_000_000).astype(np.int64)
@@ -170,11 +164,7 @@ def _syllables(number: int) -> str:
     first, second, third = number % 10, number // 10 % 10, number // 100 % 10
     start = ("Bal", "Cor", "Dun", "Fal", "Gar", "Hal", "Kel", "Lin", "Mor", "Tor")[first]
     middle = ("a", "be", "di", "en", "ga", "in", "lo", "mar", "o", "ri")[second]
-    return (
-        start
-        + middle
-        + ("bury", "ford", "gate", "ham", "mouth", "port", "stead", "ton", "wick", "worth")[third]
-    )
+    return start + middle + ("bury", "ford", "gate", "ham", "mouth", "port", "stead", "ton", "wick", "worth")[third]
 
 
 def _with_nulls(

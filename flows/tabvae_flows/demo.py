@@ -57,7 +57,7 @@ class DemoResult:
             "",
             f"{state}: version {self.version}, {self.rows:,} synthetic customers",
             "",
-            f"  {'figure':<10}{'value':>10}{'floor':>10}{'limit':>10}  verdict",
+            f"  {'figure':<16}{'value':>10}{'floor':>10}{'limit':>10}  verdict",
             *(_figure_line(figure) for figure in self.figures),
             "  floor: the same figure for real rows against real rows",
             "",
@@ -84,8 +84,7 @@ class DemoResult:
             f"xdg-open {shlex.quote(self.report_path)}   # or open it in any browser",
             f"tabvae evaluate {real} {table} --html {folder}/again.html",
             f"tabvae releases {target}",
-            f"tabvae synthesize {real} {folder}/premium.parquet "
-            "--rows 1000 --given segment=premium --max-seconds 60",
+            f"tabvae synthesize {real} {folder}/premium.parquet --rows 1000 --given segment=premium --max-seconds 60",
             f"tabvae init {real} -o {folder}/my-refresh.yaml",
         ]
 
@@ -106,9 +105,7 @@ def run_demo(folder: Path, *, rows: int = 50_000, progress: Progress = silent) -
     from tabvae_flows.runner import prefect_installed, run_refresh
 
     if not prefect_installed():
-        raise SpecError(
-            "the demo runs through Prefect, which is not installed", hint='pip install "tabvae[demo]"'
-        )
+        raise SpecError("the demo runs through Prefect, which is not installed", hint='pip install "tabvae[demo]"')
     place = folder.absolute()
     (place / "store").mkdir(parents=True, exist_ok=True)
     with _store(place / "store") as server:
@@ -172,11 +169,7 @@ def _upload_customers(spec: RefreshSpec, rows: int, progress: Progress) -> None:
     progress(ProgressEvent("upload", 0, _FILES, "files", f"{rows:,} customers to {source.uri}"))
     with ParquetSink(source.uri, table.schema, source.storage, rows_per_file=per_file) as sink:
         sink.write(table)
-    progress(
-        ProgressEvent(
-            "upload", len(sink.files), len(sink.files), "files", f"{rows:,} customers to {source.uri}"
-        )
-    )
+    progress(ProgressEvent("upload", len(sink.files), len(sink.files), "files", f"{rows:,} customers to {source.uri}"))
 
 
 def _rows_of(spec: RefreshSpec) -> int:
@@ -213,8 +206,5 @@ def _result(place: Path, spec: RefreshSpec, release: ReleaseRef, figures: list[d
 
 
 def _figure_line(figure: dict[str, Any]) -> str:
-    cells = [
-        f"{figure[name]:.3f}" if isinstance(figure[name], float) else "-"
-        for name in ("value", "floor", "limit")
-    ]
-    return f"  {figure['figure']:<10}" + "".join(f"{cell:>10}" for cell in cells) + f"  {figure['verdict']}"
+    cells = [f"{figure[name]:.3f}" if isinstance(figure[name], float) else "-" for name in ("value", "floor", "limit")]
+    return f"  {figure['figure']:<16}" + "".join(f"{cell:>10}" for cell in cells) + f"  {figure['verdict']}"

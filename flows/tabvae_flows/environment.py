@@ -19,12 +19,11 @@ def quiet() -> None:
 
 
 def quiet_prefect() -> None:
-    """Prepare Prefect for a run in this process: time for its temporary server to start, no log lines of its
-    own.
+    """Prepare Prefect for a run in this process: time for its temporary server to start, no log lines of its own.
 
     The log lines still go to Prefect's API, where its UI shows them.
     """
     quiet()
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     if os.environ.get("TABVAE_DEBUG") != "1":
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "100")
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

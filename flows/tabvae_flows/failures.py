@@ -1,7 +1,6 @@
 """Every way out of the command line: one clear error, one exit code, never a traceback unless TABVAE_DEBUG=1.
 
-0 done   1 unexpected   2 spec or option   3 data   4 gate refused   5 publish conflict   6 storage   130
-interrupted
+0 done   1 unexpected   2 spec or option   3 data   4 gate refused   5 publish conflict   6 storage   130 interrupted
 """
 
 from __future__ import annotations
@@ -55,18 +54,12 @@ def report_failure(error: BaseException, *, as_json: bool) -> int:
 def _known(error: BaseException) -> TabvaeError:
     """Say what a foreign exception means; its own text stays out, for it could quote cells of real data."""
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return StorageError(
-            "the disk is full", hint="free space, or point TMPDIR and the workspace to another disk"
-        )
+        return StorageError("the disk is full", hint="free space, or point TMPDIR and the workspace to another disk")
     if isinstance(error, MemoryError):
-        return DataError(
-            "not enough memory", hint="lower model.max_rows or sample.shards, or use a larger machine"
-        )
+        return DataError("not enough memory", hint="lower model.max_rows or sample.shards, or use a larger machine")
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        return StorageError(
-            f"{where}{os.strerror(error.errno).lower()}", hint="check the path and its permissions"
-        )
+        return StorageError(f"{where}{os.strerror(error.errno).lower()}", hint="check the path and its permissions")
     return TabvaeError(
         f"unexpected {type(error).__name__} at {_place(error)}",
         hint="this is a fault of tabvae; run again with TABVAE_DEBUG=1 for the traceback and report it",

@@ -32,9 +32,7 @@ _FAILED_NAMES: dict[type[TabvaeError], str] = {
 
 
 def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
-    """Turn an error of ours into a failed state whose message is the error's own; callers still get the
-    error.
-    """
+    """Turn an error of ours into a failed state whose message is the error's own; callers still get the error."""
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -66,9 +64,7 @@ def synthetic_refresh(spec: RefreshSpec, force: bool = False) -> State[ReleaseRe
     """
     snapshot = tasks.take_snapshot(spec, force)
     if (current := tasks.find_release(spec, snapshot)) is not None:
-        return Completed(
-            name="Unchanged", message=f"unchanged: version {current.version} stays", data=current
-        )
+        return Completed(name="Unchanged", message=f"unchanged: version {current.version} stays", data=current)
     model = tasks.train_model(spec, snapshot)
     table = tasks.sample_table(spec, snapshot, model)
     validation = tasks.validate_table(spec, snapshot, model, table)
@@ -80,17 +76,14 @@ def synthetic_refresh(spec: RefreshSpec, force: bool = False) -> State[ReleaseRe
 @flow(name="train-model", flow_run_name="train-{spec.name}", result_serializer="json")
 @_said_in_state
 def train_model(spec: RefreshSpec) -> State[ModelRef]:
-    """Pin the source and learn it; the model stays in the workspace, where a refresh of the same spec finds
-    it.
+    """Pin the source and learn it; the model stays in the workspace, where a refresh of the same spec finds it.
 
     Args:
         spec: Source, model, privacy; the target is not touched.
 
     """
     model = tasks.train_model(spec, tasks.take_snapshot(spec))
-    return Completed(
-        message=f"learned {model.rows:,} rows in {model.seconds:,.0f} s: {model.uri}", data=model
-    )
+    return Completed(message=f"learned {model.rows:,} rows in {model.seconds:,.0f} s: {model.uri}", data=model)
 
 
 @flow(name="sample-table", flow_run_name="sample-{spec.name}", result_serializer="json")

@@ -43,9 +43,7 @@ def run_refresh(
         return steps.refresh(spec, force=force, progress=listener)
     quiet_prefect()
     if not os.environ.get("PREFECT_API_URL"):
-        notice(
-            "starting Prefect's temporary server; PREFECT_API_URL names a running one, --no-prefect needs none"
-        )
+        notice("starting Prefect's temporary server; PREFECT_API_URL names a running one, --no-prefect for none")
     from tabvae_flows.blocks import register_resolver
     from tabvae_flows.refresh import synthetic_refresh
     from tabvae_tasks.listening import also_tell

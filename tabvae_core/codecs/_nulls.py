@@ -24,9 +24,7 @@ def is_null(array: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     if pa.types.is_floating(array.type):
         return ~to_ordinal(array)[1]
     missing = array.is_null()
-    return np.asarray(
-        missing.to_numpy(zero_copy_only=False) if isinstance(missing, pa.Array) else missing, dtype=bool
-    )
+    return np.asarray(missing.to_numpy(zero_copy_only=False) if isinstance(missing, pa.Array) else missing, dtype=bool)
 
 
 def presence(array: pa.Array, slots: tuple[Slot, ...]) -> Encoded:

@@ -83,9 +83,7 @@ class Codec(ABC):
         """Encode cells; values that the codec never learned (a rare category) become what `finish` decided."""
 
     @abstractmethod
-    def decode(
-        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
-    ) -> pa.Array:
+    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
         """Turn slots back into cells of exactly `arrow_type`.
 
         Args:

@@ -75,7 +75,7 @@ class CategoryCodec(Codec):
         return len(self.slots) == 2
 
     def encode(self, array: pa.Array) -> Encoded:
-        """Encode cells; a category that was never learned becomes the rare token, or else the most frequent category."""
+        """Encode cells; a category that was never learned becomes the rare token, or else the most frequent one."""
         cells = plain(array)
         index = pc.fill_null(pc.index_in(cells, value_set=self.categories), -1).to_numpy(zero_copy_only=False)
         null = pc.is_null(cells).to_numpy(zero_copy_only=False)
@@ -98,16 +98,12 @@ class CategoryCodec(Codec):
         zeros = np.zeros(tokens.shape, np.float32)
         return Encoded(tokens, zeros, zeros)
 
-    def decode(
-        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
-    ) -> pa.Array:
+    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
         """Decode to cells of exactly the column's type."""
         first = tokens[:, 0] if self.slots else np.zeros(len(rows), np.int32)
         index = first.astype(np.int64)
         if self.two_level:
-            index = np.minimum(
-                first.astype(np.int64) * self._members + tokens[:, 1], len(self.categories) - 1
-            )
+            index = np.minimum(first.astype(np.int64) * self._members + tokens[:, 1], len(self.categories) - 1)
         mask = (first == self._null_token) if self.nulls > 0 else np.zeros(len(first), dtype=np.bool_)
         if not len(self.categories):
             mask = np.ones(len(first), dtype=np.bool_)
@@ -188,9 +184,7 @@ class CategoryFitter(Fitter):
         cells = plain(array)
         self._nulls += cells.null_count
         counted = cells.drop_null().value_counts()
-        self._add(
-            pa.table({"value": counted.field("values"), "count": counted.field("counts").cast(pa.int64())})
-        )
+        self._add(pa.table({"value": counted.field("values"), "count": counted.field("counts").cast(pa.int64())}))
 
     def merge(self, other: Self) -> None:
         """Add the counts of another partial result."""
@@ -216,11 +210,7 @@ class CategoryFitter(Fitter):
 
     def finish(self) -> CategoryCodec:
         """Drop the rare, sort the rest by value, so that neighbours in spelling share a group."""
-        total = (
-            self._total()
-            if self._pending
-            else pa.table({"value": pa.nulls(0), "count": pa.array([], pa.int64())})
-        )
+        total = self._total() if self._pending else pa.table({"value": pa.nulls(0), "count": pa.array([], pa.int64())})
         counts = total["count"].to_numpy()
         kept = total.filter(pa.array(counts >= self._least))
         rare = float(counts.sum() - (kept["count"].to_numpy().sum() if kept.num_rows else 0))

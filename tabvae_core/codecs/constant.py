@@ -12,7 +12,7 @@ import pyarrow as pa
 from tabvae_core.codecs._nulls import is_null
 from tabvae_core.codecs.base import Codec, CodecState, Encoded, Fitter, FloatArray, IntArray
 from tabvae_core.codecs.null import NullCodec, encode_nothing
-from tabvae_core.codecs.ordinal import plain, restore_type
+from tabvae_core.codecs.ordinal import is_orderable, plain, restore_type, to_ordinal
 from tabvae_core.errors import DataError, ModelFileError
 from tabvae_core.schema import ColumnSchema
 from tabvae_core.spec import PrivacySpec
@@ -39,9 +39,7 @@ class ConstantCodec(Codec):
         """Encode nothing: the column has no slot."""
         return encode_nothing(len(array))
 
-    def decode(
-        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
-    ) -> pa.Array:
+    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
         """Repeat the value."""
         return restore_type(self._value.take(pa.array(np.zeros(len(rows), dtype=np.int64))), self.arrow_type)
 
@@ -65,10 +63,19 @@ class ConstantCodec(Codec):
             stored = pa.ipc.open_stream(base64.b64decode(state.values["ipc"])).read_all()
             value = stored.column(0).chunk(0)
         except (pa.ArrowException, KeyError, ValueError, IndexError) as error:
-            raise ModelFileError(
-                f"the value of a constant column cannot be read: {type(error).__name__}"
-            ) from None
+            raise ModelFileError(f"the value of a constant column cannot be read: {type(error).__name__}") from None
         return cls(value, arrow_type)
+
+
+def _has_several(cells: pa.Array) -> bool:
+    """Whether plain cells hold more than one value, nulls left out."""
+    if is_orderable(cells.type):
+        # Some decimals have no kernel that finds unique cells; their ordinals do.
+        ordinals, valid = to_ordinal(cells)
+        return len(np.unique(ordinals[valid])) > 1
+    if pa.types.is_large_string(cells.type) or pa.types.is_large_binary(cells.type):
+        return len(cells.drop_null().unique()) > 1
+    return len({str(cell) for cell in cells.drop_null().to_pylist()}) > 1
 
 
 class ConstantFitter(Fitter):
@@ -95,14 +102,21 @@ class ConstantFitter(Fitter):
         there = np.flatnonzero(~is_null(array))
         if len(there) == 0:
             return
-        cells = plain(array).take(pa.array(there))
-        distinct = cells.unique() if not pa.types.is_nested(cells.type) else cells.slice(0, 1)
-        self._take(distinct)
+        cells = plain(array)
+        if _has_several(cells):
+            raise self._several()
+        self._take(cells.slice(int(there[0]), 1))
 
-    def _take(self, values: pa.Array) -> None:
-        if len(values) > 1 or (self._value is not None and not self._value.equals(values)):
-            raise DataError(f"column {self._column.name!r} is called constant, but has several values")
-        self._value = values
+    def _take(self, value: pa.Array) -> None:
+        if self._value is not None and self._value.to_pylist() != value.to_pylist():
+            raise self._several()
+        self._value = value
+
+    def _several(self) -> DataError:
+        return DataError(
+            f"column {self._column.name!r} is called constant, but has several values",
+            hint="leave its kind out to have it inferred",
+        )
 
     def merge(self, other: Self) -> None:
         """Compare with the value of another fitter."""

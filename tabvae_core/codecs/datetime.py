@@ -67,9 +67,7 @@ class DatetimeCodec(Codec):
         self.day, self.weekday, self.clock = day, weekday, clock
         self._per_day = _DAY_NS // (unit_of(arrow_type) or 1)
         self._absent = int(day.has_null)  # later slots of a null row hold a token that says so
-        slots = [
-            Slot(f"{name}.day" if weekday is None else f"{name}.week", max(day.n_tokens, 1), day.n_levels)
-        ]
+        slots = [Slot(f"{name}.day" if weekday is None else f"{name}.week", max(day.n_tokens, 1), day.n_levels)]
         if weekday is not None:
             slots.append(Slot(f"{name}.weekday", 7 + self._absent, parent=0))
         if clock is not None:
@@ -100,9 +98,7 @@ class DatetimeCodec(Codec):
         tokens, low, high = (np.stack([part[i] for part in parts], axis=1) for i in range(3))
         return Encoded(tokens, low, high)
 
-    def decode(
-        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
-    ) -> pa.Array:
+    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
         """Decode to cells of exactly the column's type."""
         days, valid = self.day.decode(tokens[:, 0], values[:, 0])
         at = 1
@@ -175,9 +171,7 @@ class DatetimeCodec(Codec):
         """Rebuild from a bundle."""
 
         def table(part: str) -> NumericTable:
-            arrays = {
-                k.removeprefix(f"{part}."): v for k, v in state.arrays.items() if k.startswith(f"{part}.")
-            }
+            arrays = {k.removeprefix(f"{part}."): v for k, v in state.arrays.items() if k.startswith(f"{part}.")}
             return NumericTable.restore(state.values[part], arrays)
 
         return cls(

@@ -106,9 +106,7 @@ class Variant:
         for i, (alphabet, count) in enumerate(runs):
             more = growing and i == last
             if more and alphabet == DIGITS[1:]:
-                parts.append(
-                    f"{_class(alphabet)}{{{count}}}{_class(DIGITS)}*" if count > 1 else "[1-9][0-9]*"
-                )
+                parts.append(f"{_class(alphabet)}{{{count}}}{_class(DIGITS)}*" if count > 1 else "[1-9][0-9]*")
                 continue
             if more:
                 parts.append(f"{_class(alphabet)}{{{count},}}")
@@ -254,9 +252,7 @@ class FormatStats:
         return len(seen.lengths) == 1 and sum(next(iter(seen.lengths))) >= shortest
 
     def _common(self, min_rows: int) -> list[tuple[str, _Skeleton]]:
-        kept = [
-            (name, seen) for name, seen in self._skeletons.items() if seen.rows >= min_rows and seen.lengths
-        ]
+        kept = [(name, seen) for name, seen in self._skeletons.items() if seen.rows >= min_rows and seen.lengths]
         return sorted(kept, key=lambda item: (-item[1].rows, item[0]))[:_MAX_VARIANTS]
 
     def variants(self, *, min_rows: int, capacity: int) -> tuple[Variant, ...]:
@@ -298,9 +294,7 @@ class FormatStats:
             extra += 1
         return variant.grown(extra)
 
-    def _positions(
-        self, skeleton: str, seen: _Skeleton, lengths: tuple[int, ...], looseness: int
-    ) -> tuple[str, ...]:
+    def _positions(self, skeleton: str, seen: _Skeleton, lengths: tuple[int, ...], looseness: int) -> tuple[str, ...]:
         alphabets: list[str] = []
         number = 0
         for character in skeleton:
@@ -485,9 +479,7 @@ class KeyMaker:
         for number, variant in enumerate(self.variants):
             mine = np.flatnonzero(chosen == number)
             if len(mine):
-                points = variant.texts(
-                    hashed[mine] % np.uint64(variant.capacity), row_hash(rows[mine], key + 2)
-                )
+                points = variant.texts(hashed[mine] % np.uint64(variant.capacity), row_hash(rows[mine], key + 2))
                 made[mine] = [row.tobytes().decode("utf-32-le") for row in points.astype("<u4")]
         return made
 
@@ -500,10 +492,7 @@ class KeyMaker:
 
     def to_json(self) -> list[dict[str, Any]]:
         """The formats as JSON, alphabets with repeats."""
-        return [
-            {"share": v.share, "alphabets": [list(p) for p in _run_lengths(v.alphabets)]}
-            for v in self.variants
-        ]
+        return [{"share": v.share, "alphabets": [list(p) for p in _run_lengths(v.alphabets)]} for v in self.variants]
 
     @classmethod
     def from_json(cls, stored: Sequence[dict[str, Any]]) -> Self:

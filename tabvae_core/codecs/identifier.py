@@ -96,9 +96,7 @@ class IdentifierCodec(Codec):
         """Encode which cells are null."""
         return presence(array, self.slots)
 
-    def decode(
-        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
-    ) -> pa.Array:
+    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
         """Make the keys of the given rows.
 
         Raises:

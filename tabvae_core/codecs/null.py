@@ -34,9 +34,7 @@ class NullCodec(Codec):
         """Encode nothing: the column has no slot."""
         return encode_nothing(len(array))
 
-    def decode(
-        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
-    ) -> pa.Array:
+    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
         """Make nulls."""
         return pa.nulls(len(rows), type=self.arrow_type)
 

@@ -26,8 +26,7 @@ __all__ = ["NumberCodec", "NumberFitter", "prior_of"]
 
 _SECOND = 1_000_000_000
 _TIME_UNITS_NS = tuple(
-    n * _SECOND
-    for n in (1e-6, 1e-3, 1, 5, 10, 15, 30, 60, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
+    n * _SECOND for n in (1e-6, 1e-3, 1, 5, 10, 15, 30, 60, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
 )
 
 
@@ -38,9 +37,7 @@ class NumberCodec(Codec):
 
     def __init__(self, name: str, arrow_type: pa.DataType, table: NumericTable, *, draw_null: bool) -> None:
         self.name, self.arrow_type, self.table, self.draw_null = name, arrow_type, table, draw_null
-        self.slots = (
-            (Slot(name, table.n_tokens, table.n_levels),) if table.n_tokens > 1 or table.n_levels else ()
-        )
+        self.slots = (Slot(name, table.n_tokens, table.n_levels),) if table.n_tokens > 1 or table.n_levels else ()
 
     def encode(self, array: pa.Array) -> Encoded:
         """Encode cells; nulls that were never learned become the most frequent token."""
@@ -53,9 +50,7 @@ class NumberCodec(Codec):
             tokens[~valid] = int(np.argmax(self.table.counts))
         return Encoded(tokens[:, None], low[:, None], high[:, None])
 
-    def decode(
-        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
-    ) -> pa.Array:
+    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
         """Decode to cells of exactly the column's type."""
         if self.slots:
             ordinal, valid = self.table.decode(tokens[:, 0], values[:, 0])

@@ -275,9 +275,7 @@ class NumericFitter:
         if not len(offsets):
             empty = np.zeros(0)
             counts = np.array([float(self._nulls)]) if has_null else empty
-            return NumericTable(
-                base, self.integer, empty, empty, np.zeros(1), np.zeros(1), 0.0, 0.0, has_null, counts
-            )
+            return NumericTable(base, self.integer, empty, empty, np.zeros(1), np.zeros(1), 0.0, 0.0, has_null, counts)
         unique, counts = np.unique(offsets, return_counts=True)
         spikes = self._spikes(unique, counts, len(offsets))
         rest = offsets[~np.isin(offsets, spikes)]
@@ -304,7 +302,7 @@ class NumericFitter:
         return (values - base).astype(np.float64) if self.integer else values.astype(np.float64)
 
     def _bounds(self, offsets: Values) -> tuple[float, float]:
-        """Mean of the outermost cells at each end, unless the outermost value is shared by enough rows to be nobody's."""
+        """Mean of the outermost cells at each end, unless enough rows share the outermost value to make it nobody's."""
         ends = []
         for outer, cells in ((offsets[0], offsets[: self.protect]), (offsets[-1], offsets[-self.protect :])):
             if self.protect == 1 or int((offsets == outer).sum()) >= self.min_rows:
@@ -318,9 +316,7 @@ class NumericFitter:
         least = max(self.min_rows, 1)
         if len(unique) <= MAX_TOKENS and total / len(unique) >= 10:
             return np.asarray(unique[counts >= least], dtype=np.float64)
-        common = counts >= max(
-            least, SPIKE_SHARE * total, 4 * total / len(unique) if len(unique) < 1000 else 0
-        )
+        common = counts >= max(least, SPIKE_SHARE * total, 4 * total / len(unique) if len(unique) < 1000 else 0)
         if common.sum() > MAX_TOKENS:
             common &= counts >= np.sort(counts)[-MAX_TOKENS]
         return np.asarray(unique[common], dtype=np.float64)

@@ -169,9 +169,7 @@ def restore_type(array: pa.Array, arrow_type: pa.DataType) -> pa.Array:
     try:
         return _restore(array, arrow_type)
     except pa.ArrowException as error:
-        raise DataError(
-            f"cells of type {array.type} cannot become {arrow_type}: {type(error).__name__}"
-        ) from None
+        raise DataError(f"cells of type {array.type} cannot become {arrow_type}: {type(error).__name__}") from None
 
 
 def _restore(array: pa.Array, arrow_type: pa.DataType) -> pa.Array:

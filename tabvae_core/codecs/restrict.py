@@ -80,14 +80,8 @@ def _of_number(codec: NumberCodec, bound: Bounds) -> SlotLimit:
     ends = []
     for step in table.steps:
         shift = table.base if table.integer else 0
-        first = (
-            -math.inf if low is None else (math.ceil((low - 1e-9) / step) * step if step > 0 else low) - shift
-        )
-        last = (
-            math.inf
-            if high is None
-            else (math.floor((high + 1e-9) / step) * step if step > 0 else high) - shift
-        )
+        first = -math.inf if low is None else (math.ceil((low - 1e-9) / step) * step if step > 0 else low) - shift
+        last = math.inf if high is None else (math.floor((high + 1e-9) / step) * step if step > 0 else high) - shift
         ends.append((max(first, table.lowest), min(last, table.highest), step))
     for level, (first, last, _) in enumerate(ends):
         tokens[level] = first <= last and bound.allowed is None

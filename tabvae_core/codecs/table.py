@@ -17,7 +17,7 @@ from tabvae_core.codecs.datetime import DatetimeCodec, DatetimeFitter
 from tabvae_core.codecs.identifier import IdentifierCodec, IdentifierFitter
 from tabvae_core.codecs.null import NullCodec, NullFitter
 from tabvae_core.codecs.number import NumberCodec, NumberFitter
-from tabvae_core.codecs.ordinal import base_type
+from tabvae_core.codecs.ordinal import as_field, base_type
 from tabvae_core.codecs.text import TextCodec, TextFitter
 from tabvae_core.errors import ModelFileError
 from tabvae_core.progress import Progress, ProgressEvent, silent
@@ -112,10 +112,7 @@ class TableCodec:
 
     def encode(self, data: pa.Table | pa.RecordBatch) -> Encoded:
         """Encode rows, columns found by name; arrays of shape (n, slots)."""
-        parts = [
-            codec.encode(data.column(name))
-            for name, codec in zip(self.schema.names, self.codecs, strict=True)
-        ]
+        parts = [codec.encode(data.column(name)) for name, codec in zip(self.schema.names, self.codecs, strict=True)]
         return _joined(parts, data.num_rows)
 
     def encode_source(self, source: TableSource, *, progress: Progress = silent) -> Encoded:
@@ -136,12 +133,13 @@ class TableCodec:
         seed: int,
     ) -> pa.Table:
         """Decode arrays of shape (n, slots) to a table with the learned Arrow schema."""
-        arrays, at = [], 0
-        for codec in self.codecs:
+        arrays, at, arrow = [], 0, self.schema.arrow
+        for codec, field in zip(self.codecs, arrow, strict=True):
             part = slice(at, at + len(codec.slots))
-            arrays.append(codec.decode(tokens[:, part], values[:, part], rows=rows, seed=seed))
+            cells = codec.decode(tokens[:, part], values[:, part], rows=rows, seed=seed)
+            arrays.append(as_field(cells, field))
             at = part.stop
-        return pa.Table.from_arrays(arrays, schema=self.schema.arrow)
+        return pa.Table.from_arrays(arrays, schema=arrow)
 
     def log_priors(self) -> list[npt.NDArray[np.float32] | None]:
         """Log frequencies of every slot's tokens."""
@@ -153,9 +151,7 @@ class TableCodec:
 
     def value_ranges(self) -> npt.NDArray[np.float32]:
         """Range of every slot's values in quantile space, shape (slots, 2)."""
-        return np.array([pair for codec in self.codecs for pair in codec.value_ranges()], np.float32).reshape(
-            -1, 2
-        )
+        return np.array([pair for codec in self.codecs for pair in codec.value_ranges()], np.float32).reshape(-1, 2)
 
     def notes(self) -> tuple[str, ...]:
         """Decisions of all codecs."""
@@ -179,9 +175,7 @@ class TableCodec:
         codecs = []
         for name, state in zip(schema.names, states, strict=True):
             if state.kind not in _CODECS:
-                raise ModelFileError(
-                    f"the bundle's codec of column {name!r} is of unknown kind {state.kind!r}"
-                )
+                raise ModelFileError(f"the bundle's codec of column {name!r} is of unknown kind {state.kind!r}")
             codecs.append(_CODECS[state.kind].restore(state, arrow.field(name).type))
         return cls(schema, tuple(codecs))
 
@@ -199,6 +193,4 @@ def _joined(parts: Sequence[Encoded], rows: int) -> Encoded:
     if not parts:
         empty = np.zeros((rows, 0))
         return Encoded(empty.astype(np.int32), empty.astype(np.float32), empty.astype(np.float32))
-    return Encoded(
-        *(np.concatenate([getattr(p, f) for p in parts], axis=1) for f in ("tokens", "low", "high"))
-    )
+    return Encoded(*(np.concatenate([getattr(p, f) for p in parts], axis=1) for f in ("tokens", "low", "high")))

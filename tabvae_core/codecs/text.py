@@ -81,9 +81,7 @@ class TextCodec(Codec):
         """Encode which cells are null."""
         return presence(array, self.slots)
 
-    def decode(
-        self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int
-    ) -> pa.Array:
+    def decode(self, tokens: IntArray, values: FloatArray, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Array:
         """Make the texts of the given rows."""
         key = draw_key(seed, "text", self.name)
         if self._maker is not None:

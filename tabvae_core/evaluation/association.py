@@ -57,9 +57,7 @@ def trend(view: TableView, *, seed: int = 0, max_pairs: int = MAX_PAIRS) -> Tren
     |r - r'| / 2 of two measures, else the total variation of the pair's two-way table on a shared grid.
     """
     if len(view.columns) < 2:
-        return Trend(
-            np.empty((0, 2), dtype=np.int64), np.empty(0), np.empty(0) if view.has_train else None, 0
-        )
+        return Trend(np.empty((0, 2), dtype=np.int64), np.empty(0), np.empty(0) if view.has_train else None, 0)
     pairs, total = _choose_pairs(len(view.columns), seed, max_pairs)
     grids = [grid_codes(column) for column in view.columns]
     measures = np.array([column.is_measure for column in view.columns], dtype=np.bool_)
@@ -99,9 +97,7 @@ def _pair_errors(
 
 def _measure_matrix(columns: tuple[ColumnView, ...], side: Side) -> Floats:
     """Measures as they are, categories as nulls, shape (rows, columns)."""
-    return np.column_stack(
-        [c.values[side] if c.is_measure else np.full_like(c.values[side], np.nan) for c in columns]
-    )
+    return np.column_stack([c.values[side] if c.is_measure else np.full_like(c.values[side], np.nan) for c in columns])
 
 
 def correlation(matrix: Floats) -> Floats:
@@ -196,9 +192,7 @@ def _levels(column: ColumnView, side: Side) -> Codes:
     real = column.values[Side.HOLDOUT]
     frequency = np.bincount(real[~np.isnan(real)].astype(np.int64), minlength=len(column.labels or ()))
     level = np.zeros(len(frequency) + 1, dtype=np.int64)
-    level[np.argsort(-frequency, kind="stable")[:MAX_LEVELS]] = np.arange(
-        1, min(MAX_LEVELS, len(frequency)) + 1
-    )
+    level[np.argsort(-frequency, kind="stable")[:MAX_LEVELS]] = np.arange(1, min(MAX_LEVELS, len(frequency)) + 1)
     level[-1] = -1
     return level[np.nan_to_num(column.values[side], nan=-1).astype(np.int64)]
 

@@ -286,9 +286,7 @@ def density(x: Floats, y: Floats, limits: tuple[tuple[float, float], tuple[float
     column = ((x - x0) / width).astype(np.int64).clip(0, CELLS - 1)
     row = ((y - y0) / height).astype(np.int64).clip(0, CELLS - 1)
     cells, counts = np.unique(column * CELLS + row, return_counts=True)
-    return Density(
-        x0 + cells // CELLS * width, y0 + cells % CELLS * height, width, height, counts.astype(np.int64)
-    )
+    return Density(x0 + cells // CELLS * width, y0 + cells % CELLS * height, width, height, counts.astype(np.int64))
 
 
 def projection(view: TableView, *, seed: int = 0) -> Projection | None:
@@ -305,9 +303,7 @@ def projection(view: TableView, *, seed: int = 0) -> Projection | None:
     if len(variances) < 2 or variances[-2] <= 1e-9:
         return None
     axes = axes[:, [-1, -2]]
-    axes *= np.sign(
-        axes[np.abs(axes).argmax(axis=0), [0, 1]]
-    )  # an axis has no sign of its own: take the same always
+    axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an axis has no sign of its own: take the same always
     a, b = (real - centre) @ axes, (synthetic - centre) @ axes
     limits = (plot_limits(a[:, 0], b[:, 0]), plot_limits(a[:, 1], b[:, 1]))
     chosen = np.random.default_rng(seed).permutation(len(b))[:POINTS]
@@ -326,9 +322,7 @@ def _features(column: ColumnView) -> tuple[Floats, Floats]:
     if column.is_measure:
         known = real[~np.isnan(real)]
         mean, spread = (float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0)
-        scaled = [
-            np.nan_to_num(np.clip((v - mean) / spread, -4, 4), nan=0.0)[:, None] for v in (real, synthetic)
-        ]
+        scaled = [np.nan_to_num(np.clip((v - mean) / spread, -4, 4), nan=0.0)[:, None] for v in (real, synthetic)]
         return scaled[0], scaled[1]
     counts = _counts(real, len(column.labels or ()))
     top = np.argsort(-counts, kind="stable")[:10].astype(np.float64)
@@ -356,9 +350,7 @@ def most_related(view: TableView, correlations: Floats, most: int = 4) -> tuple[
         Indices of columns in their order; empty where fewer than two measures vary.
 
     """
-    able = [
-        k for k, c in enumerate(view.columns) if c.is_measure and np.any(~np.isnan(c.values[Side.HOLDOUT]))
-    ]
+    able = [k for k, c in enumerate(view.columns) if c.is_measure and np.any(~np.isnan(c.values[Side.HOLDOUT]))]
     if len(able) < 2:
         return ()
     strength = np.abs(correlations)

@@ -1,7 +1,7 @@
 """How well trees tell synthetic rows from real ones: the two-sample test by classifier.
 
-After Lopez-Paz & Oquab (2017). Boosted trees over all columns give the figure; which columns give the rows away
-is measured by shuffling one column at a time, and by each column alone.
+After Lopez-Paz & Oquab (2017). Boosted trees over all columns give the figure. Which columns give the rows
+away is measured by shuffling one column at a time, and by each column alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tabvae_core.evaluation.view import Floats, Side, TableView
 
-__all__ = ["MIN_ROWS", "Detection", "column_auc", "detect", "learn", "roc_auc", "trees"]
+__all__ = ["MIN_ROWS", "Detection", "column_auc", "detect", "learn", "roc_auc", "rounds", "trees"]
 
 FOLDS = 5
 MIN_ROWS = 10
@@ -38,7 +38,7 @@ class Detection:
     drops: dict[int, float]
 
 
-def trees(kind: str, *, seed: int, iterations: int = 200) -> Any:
+def trees(kind: str, *, seed: int, iterations: int) -> Any:
     """Boosted trees with fixed settings and no early stopping, so that the same rows give the same figure.
 
     Args:
@@ -61,8 +61,13 @@ def trees(kind: str, *, seed: int, iterations: int = 200) -> Any:
     )
 
 
+def rounds(rows: int) -> int:
+    """Boosting rounds for so many rows: few rows are learned by heart in fewer."""
+    return min(200, max(40, rows // 20))
+
+
 def learn(model: Any, x: Floats, y: npt.NDArray[Any]) -> Any:
-    """Fit a model; scikit-learn (1.9) fails on a column without any known value, so such a column becomes constant."""
+    """Fit a model. A column without any known value becomes constant: scikit-learn 1.9 cannot bin it."""
     blank = np.isnan(x).all(axis=0)
     return model.fit(np.where(blank, 0.0, x), y)
 
@@ -84,9 +89,7 @@ def roc_auc(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
     return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def detect(
-    view: TableView, side: Side, *, seed: int = 0, singles: dict[int, float] | None = None
-) -> Detection | None:
+def detect(view: TableView, side: Side, *, seed: int = 0, singles: dict[int, float] | None = None) -> Detection | None:
     """Tell the rows of `side` from as many held-out rows.
 
     Args:
@@ -108,7 +111,7 @@ def detect(
     scores, drops = np.zeros(2 * n), {}
     for k in range(FOLDS):
         test = fold == k
-        model = learn(trees("classifier", seed=seed), x[~test], y[~test])
+        model = learn(trees("classifier", seed=seed, iterations=rounds(2 * n)), x[~test], y[~test])
         scores[test] = model.predict_proba(x[test])[:, 1]
         if k == 0 and singles is not None:
             drops = _shuffle(model, x[test], y[test], singles, seed)
@@ -117,11 +120,7 @@ def detect(
 
 def _choose(rows: Floats, n: int, seed: int) -> Floats:
     """`n` rows, chosen uniformly: the first ones of a sorted table would not be like the others."""
-    return (
-        rows
-        if len(rows) == n
-        else rows[np.sort(np.random.default_rng(seed).choice(len(rows), n, replace=False))]
-    )
+    return rows if len(rows) == n else rows[np.sort(np.random.default_rng(seed).choice(len(rows), n, replace=False))]
 
 
 def _folds(n: int, seed: int) -> npt.NDArray[np.int64]:
@@ -130,9 +129,7 @@ def _folds(n: int, seed: int) -> npt.NDArray[np.int64]:
     return np.concatenate([rng.permutation(np.arange(n) % FOLDS) for _ in range(2)])
 
 
-def _shuffle(
-    model: Any, x: Floats, y: npt.NDArray[np.bool_], singles: dict[int, float], seed: int
-) -> dict[int, float]:
+def _shuffle(model: Any, x: Floats, y: npt.NDArray[np.bool_], singles: dict[int, float], seed: int) -> dict[int, float]:
     """Permutation importance (Breiman, 2001) in AUC, on rows that the model has not seen."""
     whole = roc_auc(y, model.predict_proba(x)[:, 1])
     rng = np.random.default_rng(seed)

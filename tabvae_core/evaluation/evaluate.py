@@ -50,6 +50,8 @@ class _Inputs:
     whole: dict[Side, pa.Table]
     measured: dict[Side, pa.Table]
     view: TableView
+    thin: TableView
+    """The view for models: fewer rows where there are many columns."""
     schema: TableSchema
     seed: int
 
@@ -104,9 +106,7 @@ def evaluate(
     metrics["c2st"] = _metric(found.auc if found else None, floor.auc if floor else None)
     report(4)
     if target_column is not None:
-        metrics["utility"] = _metric(
-            *(utility(inputs.view, target_column, s, seed=seed) for s in inputs.others)
-        )
+        metrics["utility"] = _metric(*(utility(inputs.thin, target_column, s, seed=seed) for s in inputs.others))
     report(5)
     metrics["copies"] = _copies(inputs)
     report(6)
@@ -141,13 +141,16 @@ def _prepare(
         whole[Side.TRAIN] = train
     for side, table in whole.items():
         if not table.num_rows:
-            raise DataError(
-                f"the {side.value} table has no rows", hint="an evaluation needs rows on every side"
-            )
+            raise DataError(f"the {side.value} table has no rows", hint="an evaluation needs rows on every side")
     equal = min([max_rows, synthetic.num_rows] + ([train.num_rows] if train is not None else []))
     limits = {Side.HOLDOUT: max_rows, Side.SYNTHETIC: equal, Side.TRAIN: equal}
     measured = {side: sampled(table, limits[side], seed) for side, table in whole.items()}
-    return _Inputs(whole, measured, table_view(measured, modelled(schema)), schema, seed)
+    view = table_view(measured, modelled(schema))
+    return _Inputs(whole, measured, view, view.thinned(_MODEL_CELLS, seed), schema, seed)
+
+
+_MODEL_CELLS = 600_000
+"""Cells of a side that trees learn from at most: 20,000 rows of 30 columns."""
 
 
 def _reporter(progress: Progress) -> Callable[[int], None]:
@@ -221,9 +224,9 @@ def _detections(
 ) -> tuple[Detection | None, Detection | None]:
     alone = {column.name: column.auc or 0.5 for column in columns}
     singles = {k: alone[column.name] for k, column in enumerate(inputs.view.columns)}
-    found = detect(inputs.view, Side.SYNTHETIC, seed=inputs.seed, singles=singles)
+    found = detect(inputs.thin, Side.SYNTHETIC, seed=inputs.seed, singles=singles)
     report(3)
-    floor = detect(inputs.view, Side.TRAIN, seed=inputs.seed) if inputs.view.has_train else None
+    floor = detect(inputs.thin, Side.TRAIN, seed=inputs.seed) if inputs.view.has_train else None
     return found, floor
 
 
@@ -238,9 +241,7 @@ def _telling(
     if found is None:
         return ()
     alone = {column.name: column.auc for column in columns}
-    order = sorted(
-        (k for k, drop in found.drops.items() if drop > _TELLING_DROP), key=lambda k: -found.drops[k]
-    )
+    order = sorted((k for k, drop in found.drops.items() if drop > _TELLING_DROP), key=lambda k: -found.drops[k])
     return tuple(
         TellingColumn(
             name=view.columns[k].name,
@@ -265,9 +266,7 @@ def _copies(inputs: _Inputs) -> Metric:
 
 def _notes(inputs: _Inputs) -> tuple[str, ...]:
     notes = []
-    left_out = [
-        c for c in inputs.schema.columns if c.unlearnable != "drop" and c not in modelled(inputs.schema)
-    ]
+    left_out = [c for c in inputs.schema.columns if c.unlearnable != "drop" and c not in modelled(inputs.schema)]
     if left_out:
         names = ", ".join(f"{c.name} ({c.kind.value})" for c in left_out)
         notes.append(f"Listed, but not counted in the figures: {names}.")
@@ -277,10 +276,14 @@ def _notes(inputs: _Inputs) -> tuple[str, ...]:
                 f"{table.num_rows:,} of {inputs.whole[side].num_rows:,} {_WORDS[side]} rows were measured, "
                 "chosen uniformly; copies were looked for in all of them."
             )
-    if not inputs.view.has_train:
+    if inputs.thin is not inputs.view:
+        rows = f"{max(inputs.thin.rows.values()):,}"
         notes.append(
-            "No training rows were given: figures have no floor, and copies could not be looked for."
+            f"Trees saw at most {rows} rows of each table, chosen uniformly, "
+            f"to stay quick on {len(inputs.view.columns)} columns."
         )
+    if not inputs.view.has_train:
+        notes.append("No training rows were given: figures have no floor, and copies could not be looked for.")
     notes += [
         f"Column {name}: {what} in the synthetic table."
         for name in inputs.measured[Side.HOLDOUT].schema.names
@@ -303,9 +306,7 @@ def _type_change(inputs: _Inputs, name: str) -> str:
 def _late_notes(metrics: dict[str, Metric], pairs: Pairs, target_column: str | None) -> tuple[str, ...]:
     notes = []
     if pairs.measured < pairs.total:
-        notes.append(
-            f"Trend was measured on {pairs.measured:,} of {pairs.total:,} column pairs, chosen uniformly."
-        )
+        notes.append(f"Trend was measured on {pairs.measured:,} of {pairs.total:,} column pairs, chosen uniformly.")
     if metrics["c2st"].value is None:
         notes.append("Too few rows or columns for the real-or-synthetic test: it needs 10 rows on each side.")
     if target_column is not None and metrics["utility"].value is None:

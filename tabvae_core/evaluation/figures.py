@@ -123,15 +123,11 @@ def histogram_figure(chart: Histogram, *, height: int = 230) -> Any:
             "synthetic_text": [_percent(v) for v in chart.synthetic],
         }
     )
-    plot.quad(
-        left="left", right="right", top="real", bottom=0, source=source, color=REAL, alpha=0.38, line_width=0
-    )
+    plot.quad(left="left", right="right", top="real", bottom=0, source=source, color=REAL, alpha=0.38, line_width=0)
     for shares, colour, dash in ((chart.real, REAL, "solid"), (chart.synthetic, SYNTHETIC, (5, 2))):
         x, y = np.repeat(edges, 2), np.concatenate([[0], np.repeat(shares, 2), [0]])
         plot.line(x, y, color=colour, line_width=1.2 if dash == "solid" else 2.2, line_dash=dash)
-    target = plot.quad(
-        left="left", right="right", top="top", bottom=0, source=source, alpha=0, hover_alpha=0.08
-    )
+    target = plot.quad(left="left", right="right", top="top", bottom=0, source=source, alpha=0, hover_alpha=0.08)
     target.hover_glyph.fill_color = INK
     _hover(plot, target, [("value", "@range"), ("held-out", "@real_text"), ("synthetic", "@synthetic_text")])
     return plot
@@ -180,9 +176,7 @@ def bars_figure(chart: Bars, *, height: int = 230) -> Any:
     plot.xaxis.formatter = NumeralTickFormatter(format="0.[00]%")
     plot.xaxis[0].ticker.desired_num_ticks = 4
     plot.yaxis.ticker = FixedTicker(ticks=list(y))
-    plot.yaxis.major_label_overrides = {
-        int(p): safe_text(label, 18) for p, label in zip(y, labels, strict=True)
-    }
+    plot.yaxis.major_label_overrides = {int(p): safe_text(label, 18) for p, label in zip(y, labels, strict=True)}
     source = ColumnDataSource(
         {
             "y": y,
@@ -333,9 +327,7 @@ def _plane(
     kinds = ["datetime" if unit in ("date", "datetime", "time") else "linear" for unit in units]
     ranges = [_range(low * _times(u), high * _times(u)) for (low, high), u in zip(limits, units, strict=True)]
     plot = _figure(height, x_range=ranges[0], y_range=ranges[1], x_axis_type=kinds[0], y_axis_type=kinds[1])
-    plot.xaxis.axis_label, plot.yaxis.axis_label = (
-        safe_text(label, 40) if label else None for label in labels
-    )
+    plot.xaxis.axis_label, plot.yaxis.axis_label = (safe_text(label, 40) if label else None for label in labels)
     for axis, unit, limit in ((plot.xaxis[0], units[0], limits[0]), (plot.yaxis[0], units[1], limits[1])):
         axis.ticker.desired_num_ticks = 4
         if unit == "number" and 1e4 <= max(abs(limit[0]), abs(limit[1])) < 1e15:
@@ -345,12 +337,8 @@ def _plane(
 
 def projection_figures(projected: Projection, *, height: int = 340) -> tuple[Any, Any]:
     """Two panels on the same axes: the held-out rows' density, and the synthetic rows as points."""
-    labels = tuple(
-        f"axis {k + 1} ({100 * share:.0f} % of the variance)" for k, share in enumerate(projected.explained)
-    )
-    panels = [
-        _plane(projected.limits, ("number", "number"), (labels[0], labels[1]), height) for _ in range(2)
-    ]
+    labels = tuple(f"axis {k + 1} ({100 * share:.0f} % of the variance)" for k, share in enumerate(projected.explained))
+    panels = [_plane(projected.limits, ("number", "number"), (labels[0], labels[1]), height) for _ in range(2)]
     _cells(panels[0], projected.real, REAL, who="held-out")
     _cells(panels[1], projected.synthetic, SYNTHETIC, who="synthetic", strength=0.7)
     if len(projected.points):

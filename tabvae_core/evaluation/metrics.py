@@ -69,9 +69,7 @@ def grid_codes(column: ColumnView) -> dict[Side, Codes]:
     steps = np.linspace(0, 1, GRID_BINS + 1)[1:-1]
     edges = np.unique(np.quantile(known, steps)) if len(known) else np.zeros(1)
     return {
-        side: np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="right")).astype(
-            np.int64
-        )
+        side: np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values, side="right")).astype(np.int64)
         for side, values in column.values.items()
     }
 
@@ -80,9 +78,7 @@ def _category_codes(values: Floats) -> Codes:
     return np.where(np.isnan(values), 0, values + 1).astype(np.int64)
 
 
-def copies(
-    train: pa.Table, other: pa.Table, columns: Sequence[ColumnSchema], *, is_synthetic: bool
-) -> float | None:
+def copies(train: pa.Table, other: pa.Table, columns: Sequence[ColumnSchema], *, is_synthetic: bool) -> float | None:
     """Percent of `other`'s rows that equal a training row in every given column; None without columns.
 
     Rows are compared by a 64-bit hash of exact values: a false match among a million rows has odds of 1e-7.

@@ -43,13 +43,11 @@ _MEANING = {
     "times, total variation of categories.",
     "trend": "Do columns go together in the right way? Mean over pairs: half the difference of correlations, "
     "or total variation of the pair's two-way table.",
-    "jsd": "The same question as column shapes, as Jensen-Shannon distance (0 equal, 1 disjoint). Mean over "
-    "columns.",
+    "jsd": "The same question as column shapes, as Jensen-Shannon distance (0 equal, 1 disjoint). Mean over columns.",
     "c2st": "Can boosted trees tell a synthetic row from a held-out one? AUC; 0.5 is guessing, 1 is always.",
-    "utility": "Do trees learned on synthetic rows predict {target} in held-out rows as well as trees learned "
-    "on real rows? AUC, or R² of a number.",
-    "copies": "Synthetic rows equal to a training row in every counted column; the floor is held-out rows "
-    "that are.",
+    "utility": "Do trees learned on synthetic rows predict {target} in held-out rows as well as trees "
+    "learned on real rows? AUC, or R² of a number.",
+    "copies": "Synthetic rows equal to a training row in every counted column; the floor is held-out rows that are.",
     "nulls": "Are as many cells empty as should be? Mean difference of the columns' null shares.",
 }
 
@@ -350,8 +348,6 @@ def _pair(across: ColumnView, up: ColumnView, points: Any) -> Any:
     synthetic = synthetic[points]
     real, synthetic = (rows[~np.isnan(rows).any(axis=1)] for rows in (real, synthetic))
     limits = (plot_limits(across.values[Side.HOLDOUT]), plot_limits(up.values[Side.HOLDOUT]))
-    inside = np.all(
-        [(synthetic[:, k] >= limits[k][0]) & (synthetic[:, k] <= limits[k][1]) for k in (0, 1)], axis=0
-    )
+    inside = np.all([(synthetic[:, k] >= limits[k][0]) & (synthetic[:, k] <= limits[k][1]) for k in (0, 1)], axis=0)
     cells = density(real[:, 0], real[:, 1], limits)
     return density_figure(cells, synthetic[inside], limits, (across.unit, up.unit), height=190)

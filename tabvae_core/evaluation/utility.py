@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tabvae_core.evaluation.classifier import MIN_ROWS, learn, roc_auc, trees
+from tabvae_core.evaluation.classifier import MIN_ROWS, learn, roc_auc, rounds, trees
 from tabvae_core.evaluation.view import ColumnView, Floats, Side, TableView
 
 __all__ = ["MAX_CLASSES", "utility"]
@@ -14,7 +14,6 @@ MAX_CLASSES = 20
 """Classes told apart; rarer ones of the held-out rows count as one, since trees grow once a class."""
 MAX_VALUES = 10
 """A number of more distinct values is predicted as a number, of fewer as a class."""
-ROUNDS = 200
 
 
 def utility(view: TableView, target: str, side: Side, *, seed: int = 0) -> float | None:
@@ -53,7 +52,9 @@ def _r2(x: Floats, y: Floats, x_test: Floats, y_test: Floats, seed: int) -> floa
         return None
     truth = y_test[known_test]
     guess = (
-        trees("regressor", seed=seed, iterations=ROUNDS).fit(x[known], y[known]).predict(x_test[known_test])
+        trees("regressor", seed=seed, iterations=rounds(int(known.sum())))
+        .fit(x[known], y[known])
+        .predict(x_test[known_test])
     )
     total = float(((truth - truth.mean()) ** 2).sum())
     return 1 - float(((truth - guess) ** 2).sum()) / total if total > 0 else None
@@ -72,16 +73,14 @@ def _classes(column: ColumnView, side: Side) -> npt.NDArray[np.int64]:
     return np.minimum(classes, MAX_CLASSES - 1) if len(order) > MAX_CLASSES else classes
 
 
-def _auc(
-    x: Floats, y: npt.NDArray[np.int64], x_test: Floats, y_test: npt.NDArray[np.int64], seed: int
-) -> float | None:
+def _auc(x: Floats, y: npt.NDArray[np.int64], x_test: Floats, y_test: npt.NDArray[np.int64], seed: int) -> float | None:
     classes = np.unique(y_test)
     known = np.isin(y, classes)
     if len(classes) < 2 or len(y_test) < MIN_ROWS:
         return None
     if known.sum() < MIN_ROWS or len(np.unique(y[known])) < 2:
         return 0.5
-    iterations = min(ROUNDS, max(20, 600 // len(classes)))
+    iterations = min(rounds(int(known.sum())), max(20, 600 // len(classes)))
     model = learn(trees("classifier", seed=seed, iterations=iterations), x[known], y[known])
     probability = model.predict_proba(x_test)
     by_class = {int(c): probability[:, k] for k, c in enumerate(model.classes_)}

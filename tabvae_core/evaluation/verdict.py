@@ -56,9 +56,7 @@ def _sentence(metrics: Mapping[str, Metric], close: tuple[str, ...], apart: tupl
     if not close and not apart:
         return "Nothing could be compared: the table has no column that the figures count."
     measure = (
-        "as real rows are to each other"
-        if any(m.floor is not None for m in metrics.values())
-        else "of the limits"
+        "as real rows are to each other" if any(m.floor is not None for m in metrics.values()) else "of the limits"
     )
     if apart:
         start = f"{len(close)} of {len(close) + len(apart)} figures are about as close {measure}"

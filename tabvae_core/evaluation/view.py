@@ -7,7 +7,7 @@ by all tables. Nulls, and the NaN of floats, become NaN.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -40,6 +40,9 @@ Floats = npt.NDArray[np.float64]
 Unit = Literal["number", "date", "datetime", "time", "duration"]
 
 MODELLED = frozenset({Kind.NUMBER, Kind.CATEGORY, Kind.BOOLEAN, Kind.DATETIME})
+
+MIN_THINNED = 1_000
+"""Rows that a thinned table keeps, however wide it is."""
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
@@ -94,6 +97,22 @@ class TableView:
         if not self.columns:
             return np.empty((self.rows[side], 0))
         return np.column_stack([column.values[side] for column in self.columns])
+
+    def thinned(self, cells: int, seed: int) -> TableView:
+        """At most so many cells a side, rows chosen uniformly: what bounds the time of a model on a wide table."""
+        most = max(MIN_THINNED, cells // max(len(self.columns), 1))
+        if max(self.rows.values()) <= most:
+            return self
+        rng = np.random.default_rng(seed)
+        chosen = {
+            side: np.sort(rng.permutation(rows)[:most]) if rows > most else np.arange(rows)
+            for side, rows in self.rows.items()
+        }
+        columns = tuple(
+            replace(column, values={side: column.values[side][rows] for side, rows in chosen.items()})
+            for column in self.columns
+        )
+        return TableView(columns, {side: len(rows) for side, rows in chosen.items()})
 
 
 def modelled(schema: TableSchema) -> tuple[ColumnSchema, ...]:
@@ -251,9 +270,7 @@ def _to_float(array: pa.ChunkedArray) -> Floats:
         return np.full(len(array), np.nan)
     if pa.types.is_temporal(kind):
         scale = _seconds(kind)
-        array = array.cast(
-            pa.int32() if kind in (pa.date32(), pa.time32("s"), pa.time32("ms")) else pa.int64()
-        )
+        array = array.cast(pa.int32() if kind in (pa.date32(), pa.time32("s"), pa.time32("ms")) else pa.int64())
     if pa.types.is_float16(array.type):
         array = array.cast(pa.float32())
     values = np.asarray(array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
@@ -300,9 +317,7 @@ def _dictionary(array: pa.ChunkedArray, *, texts: bool = True) -> tuple[list[str
     if pa.types.is_float16(array.type):
         array = array.cast(pa.float32())
     if pa.types.is_nested(array.type):
-        array = pa.chunked_array(
-            [pa.array([None if v is None else str(v) for v in array.to_pylist()], pa.string())]
-        )
+        array = pa.chunked_array([pa.array([None if v is None else str(v) for v in array.to_pylist()], pa.string())])
     if pa.types.is_floating(array.type):
         array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
     combined = array.combine_chunks()

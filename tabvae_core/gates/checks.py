@@ -91,9 +91,7 @@ class RangeCheck:
 
     def _outside(self, cells: pa.Array) -> int:
         ends = ((">=", self.low), ("<=", self.high))
-        tests = [
-            values.compare_position(op, cells, _place(end, cells.type)) for op, end in ends if end is not None
-        ]
+        tests = [values.compare_position(op, cells, _place(end, cells.type)) for op, end in ends if end is not None]
         return sum(int(pc.sum(pc.invert(test)).as_py() or 0) for test in tests)
 
 

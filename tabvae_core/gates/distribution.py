@@ -29,6 +29,5 @@ def reference_histograms(holdout: pa.Table, schema: TableSchema) -> dict[str, Hi
 def floors_of(references: dict[str, Histogram], train: pa.Table) -> dict[str, float]:
     """Jensen-Shannon distance of the training rows to each reference: as far apart as real rows are."""
     return {
-        name: reference.distance(reference.bins.counts(train.column(name)))
-        for name, reference in references.items()
+        name: reference.distance(reference.bins.counts(train.column(name))) for name, reference in references.items()
     }

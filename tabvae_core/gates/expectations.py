@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pyarrow as pa
 from great_expectations.core.metric_domain_types import MetricDomainTypes
-from great_expectations.execution_engine import PandasExecutionEngine
+from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
 from great_expectations.expectations.expectation import BatchExpectation, ColumnAggregateExpectation
 from great_expectations.expectations.metrics.column_aggregate_metric_provider import (
     ColumnAggregateMetricProvider,
@@ -34,11 +34,11 @@ __all__ = [
 
 def arrow_column(column: pd.Series[Any]) -> pa.ChunkedArray:
     """The Arrow cells behind a pandas column of an `ArrowDtype`, without a copy."""
-    cells = column.array.__arrow_array__()  # type: ignore[attr-defined]
+    cells = column.array.__arrow_array__()
     return cells if isinstance(cells, pa.ChunkedArray) else pa.chunked_array([cells])
 
 
-class ColumnOutcome(ColumnAggregateMetricProvider):  # type: ignore[misc]
+class ColumnOutcome(ColumnAggregateMetricProvider):
     """The outcome of a check on one column."""
 
     metric_name = "column.tabvae_outcome"
@@ -49,7 +49,7 @@ class ColumnOutcome(ColumnAggregateMetricProvider):  # type: ignore[misc]
         return find_check(check).measure(arrow_column(column))
 
 
-class TableOutcome(TableMetricProvider):  # type: ignore[misc]
+class TableOutcome(TableMetricProvider):
     """The outcome of a check on whole rows."""
 
     metric_name = "table.tabvae_outcome"
@@ -64,9 +64,7 @@ class TableOutcome(TableMetricProvider):  # type: ignore[misc]
         metrics: dict[str, Any],
         runtime_configuration: dict[str, Any],
     ) -> Outcome:
-        frame, _, _ = execution_engine.get_compute_domain(
-            metric_domain_kwargs, domain_type=MetricDomainTypes.TABLE
-        )
+        frame, _, _ = execution_engine.get_compute_domain(metric_domain_kwargs, domain_type=MetricDomainTypes.TABLE)
         table = pa.table({name: arrow_column(frame[name]) for name in frame.columns})
         return find_check(metric_value_kwargs["check"]).measure(table)
 
@@ -76,7 +74,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
     return {"success": outcome.passed, "result": result}
 
 
-class _ColumnExpectation(ColumnAggregateExpectation):  # type: ignore[misc]
+class _ColumnExpectation(ColumnAggregateExpectation):
     check: str
 
     metric_dependencies: ClassVar[tuple[str, ...]] = ("column.tabvae_outcome",)
@@ -105,7 +103,7 @@ class ExpectColumnDistributionToMatchReference(_ColumnExpectation):
     """Expect the Jensen-Shannon distance to held-out rows to stay within a limit."""
 
 
-class ExpectRowsToSatisfyRule(BatchExpectation):  # type: ignore[misc]
+class ExpectRowsToSatisfyRule(BatchExpectation):
     """Expect every row to satisfy a rule of the spec."""
 
     check: str

@@ -57,9 +57,7 @@ def gate_metrics(
         results.append(_whole("shape", "mean column error", "%", shape, gates.max_shape))
     results.append(_whole("trend", "mean error of associations", "%", trend, gates.max_trend, beyond=True))
     results.append(_whole("auc", "AUC of real or synthetic", "", auc, gates.max_auc))
-    results.append(
-        _whole("copies", "rows equal to a training row", "%", copies, gates.max_copies, beyond=True)
-    )
+    results.append(_whole("copies", "rows equal to a training row", "%", copies, gates.max_copies, beyond=True))
     return tuple(results)
 
 

@@ -34,8 +34,7 @@ class _Frame(pd.DataFrame):
 def frame_of(table: pa.Table) -> pd.DataFrame:
     """Wrap Arrow's own columns in a frame, so that integers with nulls and 2**53 + 1 stay what they are."""
     columns = {
-        name: pd.arrays.ArrowExtensionArray(_storage(table.column(i)))
-        for i, name in enumerate(table.schema.names)
+        name: pd.arrays.ArrowExtensionArray(_storage(table.column(i))) for i, name in enumerate(table.schema.names)
     }
     return _Frame(columns, index=pd.RangeIndex(table.num_rows))
 

@@ -1,4 +1,4 @@
-"""The expectation suite of a table, from its schema and the spec. Importing this module imports Great Expectations."""
+"""The expectation suite of a table, from its schema and the spec. Imports Great Expectations."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import great_expectations.expectations as gxe
 import pyarrow as pa
 from great_expectations import ExpectationSuite
+from great_expectations.expectations.core.expect_column_values_to_be_in_set import ExpectColumnValuesToBeInSet
+from great_expectations.expectations.core.expect_column_values_to_be_unique import ExpectColumnValuesToBeUnique
+from great_expectations.expectations.core.expect_column_values_to_match_regex import ExpectColumnValuesToMatchRegex
+from great_expectations.expectations.core.expect_column_values_to_not_be_null import ExpectColumnValuesToNotBeNull
+from great_expectations.expectations.core.expect_table_columns_to_match_ordered_list import (
+    ExpectTableColumnsToMatchOrderedList,
+)
+from great_expectations.expectations.core.expect_table_row_count_to_equal import ExpectTableRowCountToEqual
 
 from tabvae_core.evaluation.divergence import Histogram
 from tabvae_core.gates import expectations as own
@@ -20,7 +27,7 @@ from tabvae_core.spec import Kind
 __all__ = ["Demands", "is_unique", "suite_of"]
 
 _LISTED_CATEGORIES = 1_000
-"""Categories that a suite lists by value; longer lists are compared on Arrow and stay out of suite and pages."""
+"""Categories that a suite lists by value; longer lists are compared on Arrow and stay out of the pages."""
 
 _EXACT_DISTINCT = 1_000_000
 """Up to here `ColumnSchema.distinct` is exact."""
@@ -68,11 +75,9 @@ def suite_of(name: str, demands: Demands, desk: Desk, *, count_rows: bool) -> Ex
     """
     suite = ExpectationSuite(name=name)
     arrow = demands.schema.arrow
-    suite.add_expectation(
-        gxe.ExpectTableColumnsToMatchOrderedList(column_list=list(arrow.names), meta={"gate": "columns"})
-    )
+    suite.add_expectation(ExpectTableColumnsToMatchOrderedList(column_list=list(arrow.names), meta={"gate": "columns"}))
     if count_rows and demands.rows is not None:
-        suite.add_expectation(gxe.ExpectTableRowCountToEqual(value=demands.rows, meta={"gate": "rows"}))
+        suite.add_expectation(ExpectTableRowCountToEqual(value=demands.rows, meta={"gate": "rows"}))
     for arrow_field in arrow:
         for expectation in _of_column(demands.schema.column(arrow_field.name), arrow_field, demands, desk):
             suite.add_expectation(expectation)
@@ -96,7 +101,7 @@ def _of_column(column: ColumnSchema, arrow: pa.Field, demands: Demands, desk: De
         meta={"gate": "type"},
     )
     if not (column.nullable and arrow.nullable):
-        yield gxe.ExpectColumnValuesToNotBeNull(column=name, meta={"gate": "nulls"})
+        yield ExpectColumnValuesToNotBeNull(column=name, meta={"gate": "nulls"})
     if (bounds := range_check(column, kind)) is not None:
         yield own.ExpectColumnValuesToStayInRange(
             column=name,
@@ -107,10 +112,10 @@ def _of_column(column: ColumnSchema, arrow: pa.Field, demands: Demands, desk: De
     if name in demands.categories:
         yield _categories(name, demands.categories[name], kind, desk)
     if is_unique(column, demands.schema.rows):
-        yield gxe.ExpectColumnValuesToBeUnique(column=name, meta={"gate": "unique"})
+        yield ExpectColumnValuesToBeUnique(column=name, meta={"gate": "unique"})
     if name in demands.formats and _is_text_or_integer(kind):
         pattern = f"^(?:{demands.formats[name]})$"
-        yield gxe.ExpectColumnValuesToMatchRegex(column=name, regex=pattern, meta={"gate": "format"})
+        yield ExpectColumnValuesToMatchRegex(column=name, regex=pattern, meta={"gate": "format"})
     if name in demands.references:
         limit = demands.jsd_limits.get(name, 1.0)
         yield own.ExpectColumnDistributionToMatchReference(
@@ -123,9 +128,7 @@ def _of_column(column: ColumnSchema, arrow: pa.Field, demands: Demands, desk: De
 
 def _categories(name: str, known: tuple[Any, ...], kind: pa.DataType, desk: Desk) -> Any:
     if len(known) <= _LISTED_CATEGORIES and all(isinstance(value, str) for value in known):
-        return gxe.ExpectColumnValuesToBeInSet(
-            column=name, value_set=list(known), meta={"gate": "categories"}
-        )
+        return ExpectColumnValuesToBeInSet(column=name, value_set=list(known), meta={"gate": "categories"})
     base = kind.value_type if pa.types.is_dictionary(kind) else kind
     return own.ExpectColumnCategoriesToBeKnown(
         column=name,

@@ -1,11 +1,12 @@
-"""`validate`: a synthetic table held against schema, rules and reference histograms with Great Expectations."""
+"""`validate`: a synthetic table held against schema, rules and references with Great Expectations."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,12 @@ def validate(
 
         demands = Demands(schema, parsed, categories or {}, formats or {}, found, limits, rows)
         with open_desk() as desk:
-            return _run(source, demands, desk, docs, name, max_rows, progress)
+            return _run(source, demands, desk, docs, _slug(name), max_rows, progress)
+
+
+def _slug(name: str) -> str:
+    """A name that is safe in paths and links of the Data Docs."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "table"
 
 
 @contextmanager
@@ -110,25 +116,28 @@ def _run(
     progress: Progress,
 ) -> tuple[GateResult, ...]:
     import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     from tabvae_core.gates.suite import is_unique, suite_of
 
     single = source.num_rows <= max_rows
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    site = None if docs is None else add_site(context, docs)
-    batch = context.data_sources.add_pandas("synthetic").add_dataframe_asset("table").add_batch_definition_whole_dataframe("rows")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    sites = [] if docs is None else [add_site(context, docs)]
+    asset = context.data_sources.add_pandas("synthetic").add_dataframe_asset("table")
+    batch = asset.add_batch_definition_whole_dataframe("rows")
     suite = context.suites.add(suite_of(name, demands, desk, count_rows=single))
-    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch,
-    suite=suite)) tally = _Tally([_Line.of(expectation) for expectation in suite.expectations])
-    keys = _Keys([] if single else [c.name for c in demands.schema.columns if is_unique(c,
-    demands.schema.rows)]) for chunk in chunks_of(source, max_rows=max_rows):
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    tally = _Tally([_Line.of(expectation) for expectation in suite.expectations])
+    tally.explain("columns", _columns_differ(demands.schema.names, source.schema.names))
+    keys = _Keys([] if single else [c.name for c in demands.schema.columns if is_unique(c, demands.schema.rows)])
+    for chunk in chunks_of(source, max_rows=max_rows):
         answer = definition.run(batch_parameters={"dataframe": frame_of(chunk)}, result_format="SUMMARY")
         tally.add(answer.results, chunk.num_rows)
         keys.add(chunk)
         progress(ProgressEvent("validate", tally.rows, source.num_rows, "rows"))
     if docs is not None:
-        context.build_data_docs(site_names=[site])
+        context.build_data_docs(site_names=sites)
         make_offline(docs)
     tally.add_repeats(keys.repeats())
     counted = () if single or demands.rows is None else (_row_count(tally.rows, demands.rows),)
@@ -178,6 +187,10 @@ class _Tally:
             figure = _figure(answer.result)
             line.value = max(line.value, figure) if line.limit is not None else line.value + figure
 
+    def explain(self, gate: str, problem: str) -> None:
+        """Say beforehand why a gate on the whole table refuses, if it does."""
+        self._lines[gate, None].problem = problem
+
     def add_repeats(self, repeats: Mapping[str, int]) -> None:
         """Take in keys that occur in more than one batch."""
         for column, count in repeats.items():
@@ -214,10 +227,6 @@ def _problem(answer: Any, line: _Line) -> str:
     if messages:
         return "could not be checked"
     observed = answer.result.get("observed_value")
-    if line.gate == "columns":
-        details = answer.result.get("details", {}).get("mismatched") or []
-        names = [str(pair.get("Found") or pair.get("Expected")) for pair in details[:5]]
-        return f"columns or their order differ at {', '.join(names)}" if names else "columns differ"
     if line.gate == "rows":
         return f"the table has {observed} rows"
     if line.gate == "type" or "cannot be" in str(observed):
@@ -251,10 +260,26 @@ def _detail(line: _Line, rows: int) -> str:
     if line.passed:
         return f"{line.gate} holds in {rows:,} rows" if line.is_rule else f"{where}{line.gate} as expected"
     if line.problem:
-        return f"refused: {where}{line.gate}: {line.problem}" if line.is_rule else f"refused: {where}{line.problem}"
+        where = f"{line.gate}: " if line.is_rule else where
+        return f"refused: {where}{line.problem}"
     if line.is_rule:
         return f"refused: {line.gate} broken by {line.value:,.0f} rows"
     return f"refused: {where}{line.value:,.0f} {_BROKEN.get(line.gate, 'cells')}"
+
+
+def _columns_differ(wanted: Sequence[str], found: Sequence[str]) -> str:
+    """Name missing and unexpected columns; empty where columns and order are the same."""
+    parts = [
+        f"{what} {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+        for what, names in (
+            ("missing", [name for name in wanted if name not in found]),
+            ("unexpected", [name for name in found if name not in wanted]),
+        )
+        if names
+    ]
+    if parts:
+        return f"columns {'; '.join(parts)}"
+    return "" if list(wanted) == list(found) else "the order of the columns differs"
 
 
 def _row_count(found: int, wanted: int) -> GateResult:
@@ -273,14 +298,13 @@ class _Keys:
     """
 
     def __init__(self, columns: list[str]) -> None:
-        self._hashes: dict[str, list[npt.NDArray[np.uint64]]] = {column: [] for column in columns}
+        self._hashes: dict[str, list[npt.NDArray[Any]]] = {column: [] for column in columns}
 
     def add(self, chunk: pa.Table) -> None:
         for column, hashes in self._hashes.items():
             if column in chunk.schema.names:
                 cells = pd.Series(chunk.column(column).drop_null().to_pandas())
-                hashes.append(pd.util.hash_pandas_object(cells, index=False,
-                categorize=False).to_numpy(np.uint64))
+                hashes.append(pd.util.hash_pandas_object(cells, index=False, categorize=False).to_numpy(np.uint64))
 
     def repeats(self) -> dict[str, int]:
         """Cells of each column that repeat an earlier one."""

@@ -130,9 +130,7 @@ def put_if_match(
         _put_local(uri, data, etag, storage)
         return
     if guarantee is None:
-        guarantee = (
-            "conditional" if probe_conditional_puts(uri.rsplit("/", 1)[0], storage) else "compare-then-write"
-        )
+        guarantee = "conditional" if probe_conditional_puts(uri.rsplit("/", 1)[0], storage) else "compare-then-write"
     conditional = guarantee == "conditional"
     if not conditional and _current_tag(uri, storage) != etag:
         raise _conflict(uri)
@@ -143,18 +141,14 @@ def put_if_match(
     _settle_outcome(uri, data, etag, storage, outcome)
 
 
-def _put_once(
-    uri: str, data: bytes, etag: str | None, storage: StorageSpec | None, conditional: bool
-) -> _Outcome:
+def _put_once(uri: str, data: bytes, etag: str | None, storage: StorageSpec | None, conditional: bool) -> _Outcome:
     # One request, never repeated: a repeat after a lost answer would meet its own first write and look like a
     # conflict.
     fs, path = filesystem(uri, storage, retries=False)
     try:
         if _is_s3(fs):
             bucket, _, key = path.partition("/")
-            fs.call_s3(
-                "put_object", Bucket=bucket, Key=key, Body=data, **(_condition(etag) if conditional else {})
-            )
+            fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **(_condition(etag) if conditional else {}))
         else:
             fs.pipe_file(path, data)
     except _NOT_DONE as error:
@@ -176,9 +170,7 @@ def _condition(etag: str | None) -> dict[str, str]:
     return {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
 
 
-def _settle_outcome(
-    uri: str, data: bytes, etag: str | None, storage: StorageSpec | None, outcome: _Outcome
-) -> None:
+def _settle_outcome(uri: str, data: bytes, etag: str | None, storage: StorageSpec | None, outcome: _Outcome) -> None:
     """Read the object again: it says whether our write is the one that stands."""
     found = read_with_etag(uri, storage)
     if found is not None and found[0] == data:
@@ -255,9 +247,7 @@ def probe_conditional_puts(folder: str, storage: StorageSpec | None = None) -> b
     probe = join_uri(folder, f".tabvae-probe-{uuid.uuid4().hex}")
     write_bytes(probe, b"probe", storage)
     try:
-        return _refuses(probe, None, storage) and _refuses(
-            probe, '"00000000000000000000000000000000"', storage
-        )
+        return _refuses(probe, None, storage) and _refuses(probe, '"00000000000000000000000000000000"', storage)
     finally:
         remove_file(probe, storage)
 

@@ -64,9 +64,7 @@ def partition_columns(
         kind = _kind(texts)
         fields.append(pa.field(key, kind))
         columns.append([pa.scalar(_value(text, kind), kind) for text in texts])
-    return fields, [
-        {key: column[i] for key, column in zip(keys, columns, strict=True)} for i in range(len(files))
-    ]
+    return fields, [{key: column[i] for key, column in zip(keys, columns, strict=True)} for i in range(len(files))]
 
 
 def _named(keys: Mapping[str, str | None] | Sequence[str]) -> str:

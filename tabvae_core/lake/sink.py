@@ -138,9 +138,7 @@ class ParquetSink:
 
     def _open_writer(self) -> pq.ParquetWriter:
         if self._writer is None:
-            self._writer = pq.ParquetWriter(
-                self._staged(self._name()), self.schema, compression="zstd", version="2.6"
-            )
+            self._writer = pq.ParquetWriter(self._staged(self._name()), self.schema, compression="zstd", version="2.6")
         return self._writer
 
     def _close_writer(self) -> None:
@@ -149,9 +147,7 @@ class ParquetSink:
             writer.close()
 
     def _name(self) -> str:
-        return (
-            os.path.basename(self.uri.rstrip("/")) if self._single else f"part-{len(self._files):05d}.parquet"
-        )
+        return os.path.basename(self.uri.rstrip("/")) if self._single else f"part-{len(self._files):05d}.parquet"
 
     def _staged(self, name: str) -> str:
         assert self._staging is not None, "a ParquetSink is used in a with statement"
@@ -163,9 +159,7 @@ class ParquetSink:
             self._close_writer()
             sync_path(path)
             self._files.append(
-                FileRecord(
-                    path=name, rows=self._rows_in_file, bytes=os.path.getsize(path), sha256=file_sha256(path)
-                )
+                FileRecord(path=name, rows=self._rows_in_file, bytes=os.path.getsize(path), sha256=file_sha256(path))
             )
         self._rows_in_file = 0
 
@@ -193,9 +187,7 @@ class ParquetSink:
                 )
             return
         if is_local(self.uri) and os.path.isfile(path):
-            raise StorageError(
-                f"{safe_uri(self.uri)} is a file", hint="name a folder, or a file ending in .parquet"
-            )
+            raise StorageError(f"{safe_uri(self.uri)} is a file", hint="name a folder, or a file ending in .parquet")
         others = [name for name in list_folder(self.uri, self.storage) if _is_foreign(name)]
         if others:
             raise StorageError(
@@ -261,9 +253,7 @@ def _is_part(name: str) -> bool:
 
 def _is_foreign(name: str) -> bool:
     return (
-        name.endswith(".parquet")
-        and not _is_part(name)
-        and not any(p.startswith((".", "_")) for p in Path(name).parts)
+        name.endswith(".parquet") and not _is_part(name) and not any(p.startswith((".", "_")) for p in Path(name).parts)
     )
 
 

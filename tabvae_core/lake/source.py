@@ -228,9 +228,7 @@ class ParquetSource:
             found = fs.find(path, detail=True)
         prefix = path.rstrip("/") + "/"
         relatives = {str(name).removeprefix(prefix): details for name, details in found.items()}
-        chosen = {
-            r: d for r, d in relatives.items() if _is_data(r) and (self._only is None or r in self._only)
-        }
+        chosen = {r: d for r, d in relatives.items() if _is_data(r) and (self._only is None or r in self._only)}
         if not chosen:
             other = f", {len(relatives)} of other kinds" if relatives else ""
             raise DataError(
@@ -260,9 +258,7 @@ class ParquetSource:
     def _unify(self) -> pa.Schema:
         tested = [name for rule in self._rules for name in rule.columns]
         wanted = None if self._columns is None else [*self._columns, *tested]
-        named = [
-            (safe_uri(o.pinned.uri), f.schema) for o, f in zip(self._objects, self._footers, strict=True)
-        ]
+        named = [(safe_uri(o.pinned.uri), f.schema) for o, f in zip(self._objects, self._footers, strict=True)]
         if wanted is not None:
             # Checked against the first file before the files are compared: a misspelt name is no drift.
             _select(pa.schema([*named[0][1], *self._partition_fields]), wanted, close_to=self.uri)

@@ -52,9 +52,7 @@ def _check_unique(name: str, schema: pa.Schema) -> None:
         )
 
 
-def _check_same_names(
-    name: str, own: Mapping[str, pa.Field], first: str, known: Mapping[str, pa.Field]
-) -> None:
+def _check_same_names(name: str, own: Mapping[str, pa.Field], first: str, known: Mapping[str, pa.Field]) -> None:
     for column in known:
         if column not in own:
             raise SchemaDrift(f"{name} lacks the column {column!r} that {first} has", hint=_DRIFT_HINT)
@@ -88,9 +86,7 @@ def common_type(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     if _family(a) is None or _family(a) != _family(b):
         return None
     try:
-        merged = pa.unify_schemas(
-            [pa.schema([("x", a)]), pa.schema([("x", b)])], promote_options="permissive"
-        )
+        merged = pa.unify_schemas([pa.schema([("x", a)]), pa.schema([("x", b)])], promote_options="permissive")
     except pa.ArrowException:
         return None
     return merged.field("x").type

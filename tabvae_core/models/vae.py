@@ -4,7 +4,7 @@
                                         ▼
             start, slot 1, slot 2 … ─ causal transformer ─► token of the next slot ─► its value
 
-- The encoder (mean of the slots' embeddings, two layers) gives a posterior over a small latent z, whose rate is held
+- The encoder (sum of the slots' embeddings, two layers) gives a posterior over a small latent z, whose rate is held
   by free bits (Kingma et al., 2016), so that the strong decoder does not ignore it.
 - The decoder reads z, then one slot after the other (Vaswani et al., 2017; over table cells: TabMT, 2023). A slot's
   token comes from a softmax; a token that carries a value is followed by a mixture of logistics (Salimans et al.,
@@ -63,6 +63,7 @@ class NetworkSize:
 
     Args:
         width: Size of a slot's embedding, W.
+        hidden: Size of a block's inner layer.
         depth: Transformer blocks.
         heads: Attention heads; divides `width`.
         latent: Dimensions of z.
@@ -72,6 +73,7 @@ class NetworkSize:
     """
 
     width: int = 96
+    hidden: int = 192
     depth: int = 3
     heads: int = 4
     latent: int = 8
@@ -136,8 +138,8 @@ class _Block(nn.Module):
         self.qkv = nn.Linear(size.width, 3 * size.width)
         self.project = nn.Linear(size.width, size.width)
         self.norm_mlp = nn.LayerNorm(size.width)
-        self.expand = nn.Linear(size.width, 4 * size.width)
-        self.contract = nn.Linear(4 * size.width, size.width)
+        self.expand = nn.Linear(size.width, size.hidden)
+        self.contract = nn.Linear(size.hidden, size.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, S, W) to (B, S, W), each position seeing itself and those before it."""
@@ -221,9 +223,7 @@ class TabularVAE(nn.Module):
         nn.init.normal_(self.embedding.weight, std=0.3)
         features = 2 * _FREQUENCIES + 1
         self.value_weight = nn.Parameter(torch.randn(slots, features, width) * (0.5 / math.sqrt(features)))
-        self.register_buffer(
-            "frequencies", math.pi / 4 * 2.0 ** torch.arange(_FREQUENCIES), persistent=False
-        )
+        self.register_buffer("frequencies", math.pi / 4 * 2.0 ** torch.arange(_FREQUENCIES), persistent=False)
         self.target = nn.Embedding(slots, width)
         nn.init.normal_(self.target.weight, std=0.3)
 
@@ -251,8 +251,7 @@ class TabularVAE(nn.Module):
         for slot, n in enumerate(layout.n_tokens):
             buckets.setdefault(max(2, math.ceil(math.log2(max(n, 1)))), []).append(slot)
         return [
-            _TokenHeads(members, [layout.n_tokens[s] for s in members], width)
-            for _, members in sorted(buckets.items())
+            _TokenHeads(members, [layout.n_tokens[s] for s in members], width) for _, members in sorted(buckets.items())
         ]
 
     def _set_priors(self, priors: Sequence[npt.NDArray[np.float32] | None]) -> None:
@@ -321,7 +320,7 @@ class TabularVAE(nn.Module):
         return torch.arange(self.layout.n_slots, device=like.device)
 
     def _posterior(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = functional.gelu(self.encode_in(embedded)).mean(dim=1)
+        pooled = functional.gelu(self.encode_in(embedded.sum(dim=1) / math.sqrt(self.layout.n_slots)))
         mean, log_variance = self.encode_out(pooled).chunk(2, dim=-1)
         return mean, log_variance.clamp(-8, 4)
 

@@ -62,22 +62,16 @@ class Bounds:
         the next one. None where there is no end, and for types without order.
         """
         ends = _Ends.of(self, kind)
-        return _inclusive(ends.low, ends.low_open, kind, up=True), _inclusive(
-            ends.high, ends.high_open, kind, up=False
-        )
+        return _inclusive(ends.low, ends.low_open, kind, up=True), _inclusive(ends.high, ends.high_open, kind, up=False)
 
     def contains(self, array: pa.Array) -> pa.BooleanArray:
         """Test every cell; nulls count as inside when they are allowed. No null in the result."""
         cells = values.plain(array)
         tests: list[Any] = []
         if self.minimum is not None:
-            tests.append(
-                values.compare_constant(">" if self.minimum_open else ">=", cells, _value(self.minimum))
-            )
+            tests.append(values.compare_constant(">" if self.minimum_open else ">=", cells, _value(self.minimum)))
         if self.maximum is not None:
-            tests.append(
-                values.compare_constant("<" if self.maximum_open else "<=", cells, _value(self.maximum))
-            )
+            tests.append(values.compare_constant("<" if self.maximum_open else "<=", cells, _value(self.maximum)))
         if self.allowed is not None:
             tests.append(values.is_member(cells, tuple(map(_value, self.allowed)), negated=False))
         if self.excluded:
@@ -265,9 +259,7 @@ class _Ends:
             minimum_open=self.low_open,
             maximum=self._written(self.high),
             maximum_open=self.high_open,
-            allowed=None
-            if allowed is None
-            else tuple(values.value_at(place, self.kind) for place in allowed),
+            allowed=None if allowed is None else tuple(values.value_at(place, self.kind) for place in allowed),
             excluded=tuple(values.value_at(place, self.kind) for place in self.excluded) or None,
             nullable=self.nullable,
         )
@@ -314,9 +306,7 @@ def _whole_step(place: values.Position, is_open: bool, *, up: bool) -> tuple[val
 
 def _is_storable(place: values.Position, kind: pa.DataType) -> bool:
     ends = values.step_range(kind)
-    return not isinstance(place, Fraction) or (
-        place.denominator == 1 and (ends is None or ends[0] <= place <= ends[1])
-    )
+    return not isinstance(place, Fraction) or (place.denominator == 1 and (ends is None or ends[0] <= place <= ends[1]))
 
 
 def _raise_low(ends: _Ends, place: values.Position, is_open: bool, source: str) -> None:
@@ -332,9 +322,7 @@ def _drop_high(ends: _Ends, place: values.Position, is_open: bool, source: str) 
         ends.high, ends.high_open, ends.sources["high"] = place, is_open, source
 
 
-def _inclusive(
-    place: values.Position | None, is_open: bool, kind: pa.DataType, *, up: bool
-) -> int | float | None:
+def _inclusive(place: values.Position | None, is_open: bool, kind: pa.DataType, *, up: bool) -> int | float | None:
     if isinstance(place, Fraction):
         step = math.ceil(place) if up else math.floor(place)
         return step + (1 if up else -1) if is_open and place == step else step
@@ -342,9 +330,7 @@ def _inclusive(
         return None
     if not is_open:
         return place
-    width = (
-        np.float64 if pa.types.is_float64(kind) else np.float32 if pa.types.is_float32(kind) else np.float16
-    )
+    width = np.float64 if pa.types.is_float64(kind) else np.float32 if pa.types.is_float32(kind) else np.float16
     return float(np.nextafter(width(place), width(math.inf if up else -math.inf)))
 
 

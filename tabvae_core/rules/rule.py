@@ -62,9 +62,7 @@ class Rule:
             raise spec_error(self.text, fault) from None
 
     def _evaluate_table(self, table: pa.Table, null_as: bool) -> pa.BooleanArray:
-        parts = [
-            self._evaluate_batch(batch, null_as) for batch in table.select(sorted(self.columns)).to_batches()
-        ]
+        parts = [self._evaluate_batch(batch, null_as) for batch in table.select(sorted(self.columns)).to_batches()]
         return pa.concat_arrays(parts) if parts else pa.array([], pa.bool_())
 
     def _evaluate_batch(self, batch: pa.RecordBatch, null_as: bool) -> pa.BooleanArray:
@@ -98,10 +96,7 @@ def as_rules(rules: Iterable[Rule | str]) -> tuple[Rule, ...]:
 
 def violations(rules: Iterable[Rule | str], data: pa.Table | pa.RecordBatch) -> dict[str, int]:
     """Count the rows that break each rule, by the rule's text."""
-    return {
-        rule.text: int(data.num_rows) - int(pc.sum(rule.evaluate(data)).as_py() or 0)
-        for rule in as_rules(rules)
-    }
+    return {rule.text: int(data.num_rows) - int(pc.sum(rule.evaluate(data)).as_py() or 0) for rule in as_rules(rules)}
 
 
 def spec_error(text: str, fault: RuleFault) -> SpecError:

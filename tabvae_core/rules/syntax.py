@@ -43,9 +43,7 @@ MAX_EXPONENT = 400
 _FUNCTIONS = ("abs", "isnull", "len", "notnull")
 _WORDS = {"and", "or", "not", "in", "is"}
 _CONSTANTS: dict[str, Value] = {"none": None, "null": None, "true": True, "false": False}
-_FIRST_STAND_IN = (
-    0x4E00  # the block of CJK ideographs: 20,000 letters that Python takes for names as they are
-)
+_FIRST_STAND_IN = 0x4E00  # the block of CJK ideographs: 20,000 letters that Python takes for names as they are
 _EXACT = Context(prec=60)
 
 _TOKEN = re.compile(
@@ -195,9 +193,7 @@ def parse(text: str) -> Node:
         node = _Reader(source.strip(), lead, symbols).read(tree.body)
     except SyntaxError as error:
         at = None if error.offset is None else min(error.offset - 1 + lead, len(text.rstrip()))
-        raise RuleFault(
-            "cannot be read", at, "for example: age > 0 and status in ('open', 'closed')"
-        ) from None
+        raise RuleFault("cannot be read", at, "for example: age > 0 and status in ('open', 'closed')") from None
     except (RecursionError, MemoryError):
         raise RuleFault("has too many nested brackets") from None
     if not column_names(node):
@@ -297,9 +293,7 @@ class _Reader:
             case ast.UnaryOp(op=ast.UAdd(), operand=operand):
                 return self.read(operand)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                return _fold(
-                    Arithmetic(_ARITHMETIC[type(op)], self.read(left), self.read(right), self._at(node))
-                )
+                return _fold(Arithmetic(_ARITHMETIC[type(op)], self.read(left), self.read(right), self._at(node)))
             case ast.Compare():
                 return self._compare(node)
             case ast.Call(func=ast.Name(id=function), args=arguments):
@@ -314,9 +308,7 @@ class _Reader:
 
     def _call(self, node: ast.expr, function: str, arguments: list[ast.expr]) -> Node:
         if len(arguments) != 1:
-            raise RuleFault(
-                f"{function}() takes one column, however: {len(arguments)} arguments", self._at(node)
-            )
+            raise RuleFault(f"{function}() takes one column, however: {len(arguments)} arguments", self._at(node))
         inner = self.read(arguments[0])
         if function in ("isnull", "notnull"):
             return IsNull(inner, function == "notnull", self._at(node))
@@ -347,18 +339,14 @@ class _Reader:
 
     def _values(self, node: ast.expr) -> tuple[Value, ...]:
         if not isinstance(node, ast.List | ast.Tuple | ast.Set):
-            raise RuleFault(
-                "`in` needs a list of values", self._at(node), "for example: status in ('open', 'closed')"
-            )
+            raise RuleFault("`in` needs a list of values", self._at(node), "for example: status in ('open', 'closed')")
         values: list[Value] = []
         for element in node.elts:
             item = self.read(element)
             if not isinstance(item, Constant):
                 raise RuleFault("the list after `in` holds more than values", self._at(element))
             if item.value is None:
-                raise RuleFault(
-                    "the list after `in` holds null", self._at(element), "add `or isnull(column)`"
-                )
+                raise RuleFault("the list after `in` holds null", self._at(element), "add `or isnull(column)`")
             values.append(item.value)
         if not values:
             raise RuleFault("the list after `in` is empty", self._at(node))
@@ -396,9 +384,7 @@ def _fold(node: Arithmetic) -> Node:
     except (InvalidOperation, DivisionByZero, Overflow):
         raise RuleFault("divides by zero, or leaves the range of numbers", node.at) from None
     _check_size(value, node.at)
-    whole = (
-        isinstance(left.value, int) and isinstance(right.value, int) and value == value.to_integral_value()
-    )
+    whole = isinstance(left.value, int) and isinstance(right.value, int) and value == value.to_integral_value()
     return Constant(int(value) if whole else value, node.at)
 
 

@@ -239,14 +239,10 @@ def _instant(text: str, kind: pa.DataType, at: int | None) -> int:
         whole, fraction = _split_fraction(text)
         moment = datetime.fromisoformat(whole)
     except ValueError:
-        raise RuleFault(
-            f"compares a date with {text!r}, which is no ISO date", at, _remedy(Family.INSTANT)
-        ) from None
+        raise RuleFault(f"compares a date with {text!r}, which is no ISO date", at, _remedy(Family.INSTANT)) from None
     zone = getattr(kind, "tz", None)
     if moment.tzinfo is not None and zone is None:
-        raise RuleFault(
-            f"has an offset in {text!r}, but the column has no time zone", at, "leave the offset out"
-        )
+        raise RuleFault(f"has an offset in {text!r}, but the column has no time zone", at, "leave the offset out")
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=_zone(zone))
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
@@ -260,9 +256,7 @@ def _clock(text: str, at: int | None) -> int:
         if moment.tzinfo is not None:
             raise ValueError(text)
     except ValueError:
-        raise RuleFault(
-            f"compares a time with {text!r}, which is no time", at, _remedy(Family.CLOCK)
-        ) from None
+        raise RuleFault(f"compares a time with {text!r}, which is no time", at, _remedy(Family.CLOCK)) from None
     return (moment.hour * 3600 + moment.minute * 60 + moment.second) * 10**9 + fraction
 
 
@@ -329,15 +323,11 @@ def _compare_steps(op: str, array: pa.Array, place: Fraction) -> pa.Array:
     if place.denominator != 1:
         if op in ("==", "!="):
             return _everywhere(array, op == "!=")
-        op, place = (
-            ("<=", Fraction(math.floor(place))) if op in ("<", "<=") else (">=", Fraction(math.ceil(place)))
-        )
+        op, place = ("<=", Fraction(math.floor(place))) if op in ("<", "<=") else (">=", Fraction(math.ceil(place)))
     step = int(place)
     if not low <= step <= high:
         above = step > high
-        return _everywhere(
-            array, op == "!=" or (op in ("<", "<=") and above) or (op in (">", ">=") and not above)
-        )
+        return _everywhere(array, op == "!=" or (op in ("<", "<=") and above) or (op in (">", ">=") and not above))
     return _KERNELS[op](_storage(array), _step_scalar(step, array.type))
 
 
@@ -427,9 +417,7 @@ def _common_numbers(left: pa.Array, right: pa.Array) -> tuple[pa.Array, pa.Array
         if all(map(pa.types.is_unsigned_integer, types)):
             return left.cast(pa.uint64()), right.cast(pa.uint64())
     scale = (
-        max(kind.scale for kind in types if pa.types.is_decimal(kind))
-        if any(map(pa.types.is_decimal, types))
-        else 0
+        max(kind.scale for kind in types if pa.types.is_decimal(kind)) if any(map(pa.types.is_decimal, types)) else 0
     )
     try:
         return left.cast(pa.decimal256(76, scale)), right.cast(pa.decimal256(76, scale))
@@ -547,8 +535,7 @@ def _between(left: pa.Array, right: pa.Array, at: int | None) -> pa.Array:
     left, right = _common_times(left, right, at)
     if left.type != right.type:  # spans that no common unit holds: seconds are fine enough
         seconds = [
-            pa.array([None if s is None else s // 10**9 for s in _python_steps(a)], pa.int64())
-            for a in (left, right)
+            pa.array([None if s is None else s // 10**9 for s in _python_steps(a)], pa.int64()) for a in (left, right)
         ]
         return pc.subtract(*seconds).cast(pa.duration("s"))
     if pa.types.is_date(left.type):
@@ -574,9 +561,7 @@ def _to_int64(array: pa.Array) -> pa.Array:
 
 def _to_decimal(array: pa.Array) -> pa.Array:
     kind = array.type
-    return array.cast(
-        pa.decimal256(kind.precision, kind.scale) if pa.types.is_decimal(kind) else pa.decimal256(20, 0)
-    )
+    return array.cast(pa.decimal256(kind.precision, kind.scale) if pa.types.is_decimal(kind) else pa.decimal256(20, 0))
 
 
 def _divide(op: str, left: pa.Array, right: pa.Array) -> pa.Array:

@@ -138,6 +138,7 @@ class VAESynthesizer(Synthesizer):
         width = self._options.width or (64 if small else 96)
         return NetworkSize(
             width=width,
+            hidden=2 * width,
             depth=self._options.depth or (2 if small else 3),
             heads=4,
             latent=self._options.latent,
@@ -147,9 +148,9 @@ class VAESynthesizer(Synthesizer):
     def _plan(self, rows: int, spent: float) -> TrainingPlan:
         """Small tables need steps, not epochs; wide ones cost more a step and get fewer."""
         batch = self.model.batch_size or (64 if rows < 3_000 else 128 if rows < 15_000 else 256)
-        wanted = 3_200 if rows >= 15_000 else 4_200 if rows >= 3_000 else 1_600
+        wanted = 1_600 if rows >= 15_000 else 3_000 if rows >= 3_000 else 1_200
         slots = len(self._codec.slots) if self._codec else 1
-        steps = max(1_200.0, wanted * min(1.0, (20 / max(slots, 1)) ** 0.5))
+        steps = max(1_000.0, wanted * min(1.0, (20 / max(slots, 1)) ** 0.5))
         epochs = self.model.epochs or int(np.clip(math.ceil(steps * batch / rows), 3, 300))
         limit = None if self.model.max_seconds is None else max(1.0, self.model.max_seconds - spent)
         return TrainingPlan(
@@ -213,8 +214,7 @@ class VAESynthesizer(Synthesizer):
         assert self._network is not None
         codec, network = self._fitted, self._network
         limits = {
-            slot: Restriction(limit.tokens, limit.low, limit.high)
-            for slot, limit in slot_limits(codec, bounds).items()
+            slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
         }
         tokens = torch.zeros(len(z), len(codec.slots), dtype=torch.long)
         values = torch.zeros(len(z), len(codec.slots))

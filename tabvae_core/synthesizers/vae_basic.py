@@ -188,7 +188,14 @@ class BasicVAESynthesizer(Synthesizer):
         shape = {"latent": self._options.latent, "hidden": self._options.hidden, "features": features.width}
         write_bundle(
             Bundle(
-                self.method, self.schema, features.codec.states(), self.model, self.privacy, shape, self._record, weights
+                self.method,
+                self.schema,
+                features.codec.states(),
+                self.model,
+                self.privacy,
+                shape,
+                self._record,
+                weights,
             ),
             folder,
         )
@@ -262,9 +269,7 @@ class _Features:
             )
         return width
 
-    def fit_transform(
-        self, tokens: npt.NDArray[np.int32], values: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
+    def fit_transform(self, tokens: npt.NDArray[np.int32], values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Features of encoded rows, float32, shape (n, width)."""
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
 

@@ -12,24 +12,35 @@ from tabvae_tasks.listening import artifact_key
 __all__ = ["quality_rows", "show_quality", "show_release", "show_validation", "verdict"]
 
 
+_GATE_OF = {"c2st": "auc"}
+"""Gates whose name is not that of their figure."""
+
+
 def quality_rows(evaluation: EvaluationRef) -> list[dict[str, Any]]:
-    """One row a figure: value, floor, limit, verdict."""
-    limits = {result.name: result for result in evaluation.results if result.column is None}
+    """One row a figure, with value, floor, limit and verdict, and one for the column that is furthest off."""
+    gates = {result.name: result for result in evaluation.results if result.column is None}
     rows: list[dict[str, Any]] = []
     for name, figure in evaluation.metrics.items():
-        if not isinstance(figure, dict) or figure.get("value") is None:
-            continue
-        gate = limits.get(name)
-        rows.append(
-            {
-                "figure": name,
-                "value": _number(figure["value"]),
-                "floor": _number(figure.get("floor")),
-                "limit": _number(gate.limit) if gate else "",
-                "verdict": "reported" if gate is None else "passed" if gate.passed else "refused",
-            }
-        )
+        if figure["value"] is not None:
+            gate = gates.get(_GATE_OF.get(name, name))
+            rows.append(_row(name, figure["value"], figure["floor"], gate))
+    columns = [result for result in evaluation.results if result.column is not None and result.value is not None]
+    if columns:
+        worst = max(columns, key=lambda result: (result.value or 0.0) - (result.limit or 0.0))
+        rows.append(_row(f"{worst.name} of {worst.column}", worst.value, None, worst))
     return rows
+
+
+def _row(figure: str, value: float | None, floor: float | None, gate: GateResult | None) -> dict[str, Any]:
+    verdict = "reported" if gate is None else "passed" if gate.passed else "refused"
+    limit = gate.limit if gate is not None else None
+    return {
+        "figure": figure,
+        "value": _number(value),
+        "floor": _number(floor),
+        "limit": _number(limit),
+        "verdict": verdict,
+    }
 
 
 def verdict(results: tuple[GateResult, ...]) -> str:
@@ -44,9 +55,7 @@ def show_validation(table: str, validation: ValidationRef) -> None:
     """Leave the verdict of schema and rules as a Markdown artifact."""
     lines = [f"## {table}: schema and rules", verdict(validation.results), ""]
     lines += [f"- **refused** {_gate(result)}" for result in validation.results if not result.passed]
-    create_markdown_artifact(
-        "\n".join(lines), key=artifact_key(table, "validation"), description="Schema and rules"
-    )
+    create_markdown_artifact("\n".join(lines), key=artifact_key(table, "validation"), description="Schema and rules")
 
 
 def show_quality(table: str, evaluation: EvaluationRef) -> None:
@@ -80,5 +89,5 @@ def _gate(result: GateResult) -> str:
     return f"{result.name}{where}" + (f" ({result.detail})" if result.detail else "")
 
 
-def _number(value: Any) -> Any:
-    return "" if value is None else round(value, 4) if isinstance(value, float) else value
+def _number(value: float | None) -> float | str:
+    return "" if value is None else round(value, 4)

@@ -72,9 +72,7 @@ class _TaskListener:
         if ended or now - self._logged.get(event.step, -_LOG_EVERY) >= _LOG_EVERY:
             self._logged[event.step] = now
             self._log.info(_line(event))
-        if event.total and (
-            ended or now - self._updated.get(event.step, -_ARTIFACT_EVERY) >= _ARTIFACT_EVERY
-        ):
+        if event.total and (ended or now - self._updated.get(event.step, -_ARTIFACT_EVERY) >= _ARTIFACT_EVERY):
             self._updated[event.step] = now
             self._show(event, min(100.0, 100.0 * event.done / event.total))
 

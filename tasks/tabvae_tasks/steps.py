@@ -74,9 +74,7 @@ def sample_table(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef) -> T
 
 
 @_step("validate")
-def validate_table(
-    spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, table: TableRef
-) -> ValidationRef:
+def validate_table(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, table: TableRef) -> ValidationRef:
     """Check schema and rules."""
     with task_progress(spec.name) as progress:
         validation = steps.validate(spec, snapshot, model, table, progress=progress)

@@ -82,9 +82,7 @@ def test_refresh_then_unchanged(spec: RefreshSpec) -> None:
 
 
 def test_refused_run_says_so_and_pointer_stays(spec: RefreshSpec) -> None:
-    strict = spec.model_copy(
-        update={"gates": spec.gates.model_copy(update={"max_column_jsd": 0.0, "max_auc": 0.5})}
-    )
+    strict = spec.model_copy(update={"gates": spec.gates.model_copy(update={"max_column_jsd": 0.0, "max_auc": 0.5})})
     with pytest.raises(GateRefused) as refused:
         synthetic_refresh(strict)
     assert refused.value.quarantine
@@ -116,9 +114,7 @@ def test_model_and_sample_flows_publish_nothing(tmp_path: Path, s3_rclone: Store
     assert release.current(spec.target) is None
 
 
-def test_storage_that_does_not_answer_is_tried_again(
-    spec: RefreshSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_that_does_not_answer_is_tried_again(spec: RefreshSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     import tabvae_tasks.steps as tasks
 
     calls: list[int] = []
@@ -136,9 +132,7 @@ def test_storage_that_does_not_answer_is_tried_again(
 
 
 def test_credentials_from_a_block(s3_rclone: Store, spec: RefreshSpec) -> None:
-    block = TabvaeLakeCredentials(
-        access_key_id="AK", secret_access_key=SecretStr("hush"), region="eu-central-1"
-    )
+    block = TabvaeLakeCredentials(access_key_id="AK", secret_access_key=SecretStr("hush"), region="eu-central-1")
     block.save("lake-of-a-test", overwrite=True)
     assert "hush" not in repr(block)
     register_resolver()

@@ -58,8 +58,8 @@ def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str])
 def test_help_is_fast_and_loads_nothing_heavy() -> None:
     script = (
         "import sys; from tabvae_flows.cli import _run; _run(['--help']); "
-        "heavy = {'pandas', 'torch', 'pyarrow', 'prefect', 'great_expectations', 's3fs', 'sklearn'} & set(sys.modules); "
-        "sys.exit(','.join(sorted(heavy)))"
+        "heavy = {'pandas', 'torch', 'pyarrow', 'prefect', 'great_expectations', 's3fs', 'sklearn'}; "
+        "sys.exit(','.join(sorted(heavy & set(sys.modules))) or 0)"
     )
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -69,7 +69,8 @@ def test_help_is_fast_and_loads_nothing_heavy() -> None:
 
 
 def test_importing_the_core_is_instant() -> None:
-    script = "import sys, tabvae_core; sys.exit(','.join({'numpy', 'torch', 'pyarrow', 'pydantic'} & set(sys.modules)))"
+    heavy = "{'numpy', 'torch', 'pyarrow', 'pydantic'}"
+    script = f"import sys, tabvae_core; sys.exit(','.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -114,8 +115,8 @@ def test_errors_say_what_and_where(
     before = sorted(path.name for path in here.iterdir())
     got, out, err = run(capsys, *arguments)
     assert got == code, err
-    line = next(line for line in err.splitlines() if line.startswith("error: "))
-    assert says in err and line, err
+    assert any(line.startswith("error: ") for line in err.splitlines()), err
+    assert says in err
     assert "Traceback" not in err
     assert out == ""
     assert sorted(path.name for path in here.iterdir()) == before, "nothing half-written"
@@ -175,9 +176,7 @@ def test_foreign_errors_have_their_codes(
 
 def test_synthesize_fit_sample_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quick = ("--method", "vae_basic", "--spec", "fast.yaml")
-    code, out, err = run(
-        capsys, "synthesize", "customers.parquet", "out/one.parquet", *quick, "--seed", "1", "--json"
-    )
+    code, out, err = run(capsys, "synthesize", "customers.parquet", "out/one.parquet", *quick, "--seed", "1", "--json")
     assert code == 0, err
     assert json.loads(out)["rows"] == 600
     real, made = pq.read_table("customers.parquet"), pq.read_table("out/one.parquet")
@@ -191,17 +190,13 @@ def test_synthesize_fit_sample_evaluate(here: Path, capsys: pytest.CaptureFixtur
     assert run(capsys, "sample", "model", "many", "--rows", "50", "--seed", "2", "--shards", "2")[0] == 0
     assert pq.read_table("many").num_rows == 50
 
-    code, out, err = run(
-        capsys, "evaluate", "customers.parquet", "two.parquet", "--html", "r.html", "--json", "r.json"
-    )
+    code, out, err = run(capsys, "evaluate", "customers.parquet", "two.parquet", "--html", "r.html", "--json", "r.json")
     assert code == 0, err
     assert "shape" in out
     assert "floor" in out
     assert json.loads(Path("r.json").read_text(encoding="utf-8"))["metrics"]["shape"]["value"] > 0
     assert "<html" in Path("r.html").read_text(encoding="utf-8")[:500].lower()
-    assert json.loads(run(capsys, "evaluate", "customers.parquet", "two.parquet", "--json", "-")[1])[
-        "metrics"
-    ]
+    assert json.loads(run(capsys, "evaluate", "customers.parquet", "two.parquet", "--json", "-")[1])["metrics"]
 
 
 def test_given_values_are_in_every_row(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,8 +204,6 @@ def test_given_values_are_in_every_row(here: Path, capsys: pytest.CaptureFixture
         "synthesize",
         "customers.parquet",
         "g.parquet",
-        "--method",
-        "vae_basic",
         "--spec",
         "fast.yaml",
     )

@@ -74,9 +74,7 @@ def test_made_keys_differ_over_blocks_and_keep_type_and_format(name: str) -> Non
 def test_the_stored_codec_makes_the_same_keys(name: str) -> None:
     codec = _fit(KEYS[name])
     state = codec.state()
-    again = IdentifierCodec.restore(
-        CodecState(state.kind, json.loads(json.dumps(state.values))), KEYS[name].type
-    )
+    again = IdentifierCodec.restore(CodecState(state.kind, json.loads(json.dumps(state.values))), KEYS[name].type)
     whole = _decode(codec, 0, 300, seed=3).to_pylist()
     assert _decode(again, 0, 100, seed=3).to_pylist() + _decode(again, 100, 200, seed=3).to_pylist() == whole
 
@@ -140,9 +138,7 @@ def test_merging_does_not_depend_on_order() -> None:
 
 
 def test_floats_are_no_keys() -> None:
-    column = ColumnSchema(
-        name="x", kind=Kind.IDENTIFIER, arrow_type="double", nulls=0, nullable=False, distinct=9
-    )
+    column = ColumnSchema(name="x", kind=Kind.IDENTIFIER, arrow_type="double", nulls=0, nullable=False, distinct=9)
     with pytest.raises(DataError, match=r"'x'.*cannot be identifiers"):
         IdentifierFitter(column, pa.float64(), PrivacySpec())
 

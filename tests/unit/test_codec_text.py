@@ -65,9 +65,7 @@ def test_a_word_repeated_in_one_row_counts_once() -> None:
 def test_sharding_and_restoring_change_nothing() -> None:
     codec = _fit(_reviews())
     state = codec.state()
-    again = TextCodec.restore(
-        CodecState(state.kind, json.loads(json.dumps(state.values)), state.arrays), pa.string()
-    )
+    again = TextCodec.restore(CodecState(state.kind, json.loads(json.dumps(state.values)), state.arrays), pa.string())
     whole = _decode(codec, 0, 90, seed=5).to_pylist()
     assert _decode(again, 0, 33, seed=5).to_pylist() + _decode(again, 33, 57, seed=5).to_pylist() == whole
     assert _decode(codec, 0, 90, seed=6).to_pylist() != whole
@@ -91,9 +89,7 @@ def test_texts_without_shared_words_get_neutral_ones() -> None:
 
 def test_mail_addresses_are_invented() -> None:
     mails = pa.array([f"p{i}.x@firm{i}.com" for i in range(200)])
-    assert all(
-        re.fullmatch(r"[a-z]+\.[a-z]+@example\.com", text) for text in _decode(_fit(mails), 0, 50).to_pylist()
-    )
+    assert all(re.fullmatch(r"[a-z]+\.[a-z]+@example\.com", text) for text in _decode(_fit(mails), 0, 50).to_pylist())
 
 
 def test_rare_words_with_a_format_keep_it() -> None:

@@ -38,9 +38,7 @@ def test_looks_like_a_production_table(table: pa.Table) -> None:
 def test_city_decides_region_and_age_follows_segment(table: pa.Table) -> None:
     pairs = table.group_by(["city", "region"]).aggregate([]).filter(pc.field("city").is_valid())
     assert pairs.num_rows == 500
-    means = dict(
-        zip(*table.group_by("segment").aggregate([("age", "mean")]).to_pydict().values(), strict=True)
-    )
+    means = dict(zip(*table.group_by("segment").aggregate([("age", "mean")]).to_pydict().values(), strict=True))
     assert means["student"] < 26 < means["premium"]
 
 

@@ -89,7 +89,7 @@ def test_batches_do_not_change_the_schema(table: pa.Table) -> None:
         ("fare_id", RNG.random(300), Kind.NUMBER),
         ("account_id", [1, *range(1, 300)], Kind.NUMBER),
         ("email", [f"a{i}.b@x.com" for i in range(200)], Kind.TEXT),
-        ("name", ["".join(RNG.choice(list("abcdefghij"), 8)) for _ in range(200)], Kind.TEXT),
+        ("name", ["".join(RNG.choice(list("abcdefghij"), 6 + i % 4)) for i in range(200)], Kind.TEXT),
         ("segment", ["a", "b"] * 100, Kind.CATEGORY),
         ("answer", ["yes", "no", "perhaps"] * 5, Kind.CATEGORY),
         ("rating", pa.array([1, 2, 3] * 20), Kind.NUMBER),
@@ -102,8 +102,7 @@ def test_batches_do_not_change_the_schema(table: pa.Table) -> None:
         ("nan", [float("nan")] * 20, Kind.CONSTANT),
         ("at", [dt.datetime(2024, 1, 1) + dt.timedelta(i) for i in range(30)], Kind.DATETIME),
         ("took", [dt.timedelta(i) for i in range(30)], Kind.DATETIME),
-        ("coded", pa.array([str(i) for i in range(110)]).dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string())),
-         Kind.CATEGORY),
+        ("coded", pa.array([f"{i}" for i in range(110)], pa.dictionary(pa.int8(), pa.string())), Kind.CATEGORY),
         ("items", pa.array([[1]] * 20), Kind.NESTED),
     ],
 )  # fmt: skip
@@ -118,9 +117,7 @@ def test_a_train_split_of_a_sequence_is_still_one() -> None:
 
 
 def test_bounds_are_no_single_cell() -> None:
-    column = _column(
-        pa.array([0, 1000, 2000, 3000, 4000, *[10_000] * 30, 99_991, 99_992, 99_993, 99_994, 99_995])
-    )
+    column = _column(pa.array([0, 1000, 2000, 3000, 4000, *[10_000] * 30, 99_991, 99_992, 99_993, 99_994, 99_995]))
     assert (column.minimum, column.maximum) == (2000, 99_993)
 
 
@@ -154,7 +151,7 @@ def test_extremes_over_batches() -> None:
 def test_overrides() -> None:
     column = _column(
         pa.array([1, 2, None] * 10),
-        overrides={"x": ColumnOverride(minimum=0, maximum="7" if False else 7, nullable=False)},
+        overrides={"x": ColumnOverride(minimum=0, maximum=7, nullable=False)},
     )
     assert (column.minimum, column.maximum, column.nullable, column.nulls) == (
         0,
@@ -221,9 +218,7 @@ def test_a_nested_column_that_forbids_nulls_must_be_dropped() -> None:
     assert "drop" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"), [(0, "has no rows"), (1, "too few rows.*: 1"), (9, "too few rows.*: 9")]
-)
+@pytest.mark.parametrize(("rows", "message"), [(0, "has no rows"), (1, "too few rows.*: 1"), (9, "too few rows.*: 9")])
 def test_tables_that_are_too_small(rows: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
         _column(pa.array(range(rows), pa.int64()))
@@ -277,9 +272,7 @@ def test_progress_counts_rows() -> None:
 
 
 def test_no_cell_is_kept() -> None:
-    table = pa.table(
-        {"who": [f"Secret Person {chr(65 + i)}" for i in range(20)], "n": [1.5] * 19 + [123.456]}
-    )
+    table = pa.table({"who": [f"Secret Person {chr(65 + i)}" for i in range(20)], "n": [1.5] * 19 + [123.456]})
     text = _infer(table).model_dump_json()
     assert "Secret" not in text
     assert "123.456" not in text

@@ -39,13 +39,17 @@ def rows(start: int, count: int) -> pa.Table:
     )
 
 
+def interrupted(sink: ParquetSink, some: pa.Table, error: type[BaseException]) -> None:
+    with sink:
+        sink.write(some)
+        raise error
+
+
 def write(place_or_path, name: str, table: pa.Table, **options) -> None:
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, **options)
     uri, storage = (
-        (place_or_path.uri, place_or_path.storage)
-        if hasattr(place_or_path, "uri")
-        else (str(place_or_path), None)
+        (place_or_path.uri, place_or_path.storage) if hasattr(place_or_path, "uri") else (str(place_or_path), None)
     )
     write_bytes(join_uri(uri, name), buffer.getvalue().to_pybytes(), storage)
 
@@ -159,7 +163,7 @@ class TestPartitions:
     def test_different_keys_are_refused(self, tmp_path):
         write(tmp_path, "a=1/t.parquet", rows(0, 1))
         write(tmp_path, "b=1/t.parquet", rows(0, 1))
-        with pytest.raises(DataError, match="in the partitions b, .* in a"):
+        with pytest.raises(DataError, match=r"in the partitions b, .* in a"):
             ParquetSource(str(tmp_path))
 
     def test_values(self):
@@ -208,9 +212,7 @@ class TestSchemas:
     def test_drift_names_file_and_column(self, tmp_path):
         write(tmp_path, "a.parquet", pa.table({"id": [1], "v": [1]}))
         write(tmp_path, "b.parquet", pa.table({"id": [1], "v": ["1"]}))
-        with pytest.raises(
-            SchemaDrift, match=r"column 'v' is string in .*b\.parquet and int64 in .*a\.parquet"
-        ):
+        with pytest.raises(SchemaDrift, match=r"column 'v' is string in .*b\.parquet and int64 in .*a\.parquet"):
             ParquetSource(str(tmp_path))
         assert ParquetSource(str(tmp_path), columns=["id"]).num_rows == 2
 
@@ -315,9 +317,8 @@ class TestSink:
     def test_an_exception_leaves_nothing(self, place):
         uri = join_uri(place.uri, "new/folder/table")
         sink = ParquetSink(uri, rows(0, 0).schema, place.storage, rows_per_file=10)
-        with pytest.raises(ZeroDivisionError), sink:
-            sink.write(rows(0, 25))
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            interrupted(sink, rows(0, 25), ZeroDivisionError)
         assert not exists(place.uri, place.storage)
 
     def test_an_exception_leaves_what_was_there(self, place):
@@ -325,9 +326,8 @@ class TestSink:
         with ParquetSink(uri, rows(0, 0).schema, place.storage) as sink:
             sink.write(rows(0, 5))
         before = list_folder(place.uri, place.storage)
-        with pytest.raises(KeyboardInterrupt), ParquetSink(uri, rows(0, 0).schema, place.storage) as sink:
-            sink.write(rows(5, 5))
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(ParquetSink(uri, rows(0, 0).schema, place.storage), rows(5, 5), KeyboardInterrupt)
         assert list_folder(place.uri, place.storage) == before
         assert collect(ParquetSource(uri, place.storage)).equals(rows(0, 5))
 

@@ -73,9 +73,7 @@ def test_refresh_publishes_a_table_of_the_same_schema(
     current = release.current(str(folder / "synthetic"))
     assert current is not None
     assert current.version == done.version
-    assert {"snapshot", "train", "sample", "validate", "evaluate", "publish"} <= {
-        event.step for event in events
-    }
+    assert {"snapshot", "train", "sample", "validate", "evaluate", "publish"} <= {event.step for event in events}
     run = folder / "work" / "runs" / done.run_id
     assert (run / "model" / "weights.safetensors").is_file()
     assert not (run / "table").exists(), "the accepted table stands in the target; a second copy is only cost"
@@ -125,7 +123,7 @@ def test_refused_table_is_quarantined_and_pointer_stays(folder: Path) -> None:
     assert refused.value.failures
     assert Path(refused.value.quarantine, "report.html").is_file()
     assert release.current(spec.target) is None
-    with pytest.raises(GateRefused, match="refused") as again:
+    with pytest.raises(GateRefused, match=r"gates refused") as again:
         steps.refresh(spec)
     assert again.value.quarantine == refused.value.quarantine
 
@@ -134,7 +132,7 @@ def test_source_that_changes_under_a_run_stops_it(folder: Path, table: pa.Table)
     spec = spec_for(folder)
     pinned = steps.snapshot(spec)
     pq.write_table(table.slice(1), folder / "customers.parquet")
-    with pytest.raises(SourceChanged, match="customers.parquet"):
+    with pytest.raises(SourceChanged, match=r"customers\.parquet"):
         steps.train(spec, pinned)
 
 
@@ -145,7 +143,7 @@ def test_free_text_decision_is_logged(tmp_path: Path, caplog: pytest.LogCaptureF
         "asks for a refund of the fee",
     ]
     notes = [f"{words[k % 3]} number {k} of {k * 7 % 113}" for k in range(300)]
-    pq.write_table(pa.table({"note": notes, "n": list(range(300))}), tmp_path / "customers.parquet")
+    pq.write_table(pa.table({"note": notes, "n": [k % 7 for k in range(300)]}), tmp_path / "customers.parquet")
     spec = spec_for(tmp_path, rules=[], columns={"note": {"kind": "text", "unlearnable": "null"}})
     with caplog.at_level("INFO", logger="tabvae_core"):
         steps.train(spec, steps.snapshot(spec))
@@ -168,9 +166,7 @@ def test_drift_names_added_missing_and_changed_columns(folder: Path, table: pa.T
     expected = {field.name: str(field.type) for field in table.schema if field.name != "visits"}
     expected |= {"age": "int64", "gone": "string"}
     spec = spec_for(folder, expect_columns=expected)
-    with pytest.raises(
-        SchemaDrift, match=r"added: visits; missing: gone; changed: age \(int64 became int32\)"
-    ):
+    with pytest.raises(SchemaDrift, match=r"added: visits; missing: gone; changed: age \(int64 became int32\)"):
         steps.snapshot(spec)
     assert steps.snapshot(spec_for(folder, expect_columns=expected, drift="accept")).rows == 800
 
@@ -204,9 +200,7 @@ def test_check_reports_all_that_is_wrong_and_leaves_nothing(folder: Path) -> Non
     assert "customer_id" in " ".join(report.decisions)
     assert not (folder / "synthetic").exists()
     assert not (folder / "work").exists()
-    bad = check(
-        spec_for(folder, rules=["nope > 1"], model={"method": "nope"}, target={"uri": "/proc/nowhere"})
-    )
+    bad = check(spec_for(folder, rules=["nope > 1"], model={"method": "nope"}, target={"uri": "/proc/nowhere"}))
     assert {f.name for f in bad.findings if not f.ok} == {"method", "settings", "target"}
     assert bad.exit_code == 2
     missing = check(spec_for(folder, source={"uri": str(folder / "gone.parquet")}))
@@ -232,16 +226,11 @@ def test_given_values_are_of_the_columns_types(schema: Any) -> None:
     )
     assert str(values["balance"]) == "1.50"
     assert values["signup_at"].isoformat() == "2024-05-01T06:00:00+00:00"
-    assert (
-        given_values({"signup_at": "2024-05-01"}, schema)["signup_at"].isoformat()
-        == "2024-05-01T00:00:00+00:00"
-    )
+    assert given_values({"signup_at": "2024-05-01"}, schema)["signup_at"].isoformat() == "2024-05-01T00:00:00+00:00"
     assert given_values({"age": 35, "income": None}, schema) == {"age": 35, "income": None}
 
 
-@pytest.mark.parametrize(
-    "given", [{"age": "x"}, {"age": "1.5"}, {"is_active": "perhaps"}, {"customer_id": "C-1"}]
-)
+@pytest.mark.parametrize("given", [{"age": "x"}, {"age": "1.5"}, {"is_active": "perhaps"}, {"customer_id": "C-1"}])
 def test_given_values_of_another_type_are_refused(schema: Any, given: dict[str, str]) -> None:
     with pytest.raises(SpecError, match=next(iter(given))):
         given_values(given, schema)

@@ -5,8 +5,8 @@ import os
 import pickle
 
 import pytest
-from s3_servers import Store, refused_endpoint
 
+from s3_servers import Store, refused_endpoint
 from tabvae_core import storage as store
 from tabvae_core.errors import DataError, SpecError, StorageError
 from tabvae_core.spec import StorageSpec

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tabvae_core.training import TrainingPlan, TrainingRecord, train
+
+ROWS = 256
+X = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(0))
+Y = X @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
+
+
+def fresh() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1))
+
+
+def loss(model: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+    return nn.functional.mse_loss(model(X[rows]), Y[rows])
+
+
+def validation_loss(model: nn.Module) -> float:
+    return float(nn.functional.mse_loss(model(X), Y))
+
+
+def run(model: nn.Module, checkpoint: Path | None = None, **plan: object) -> TrainingRecord:
+    settings: dict[str, object] = {"epochs": 12, "batch_size": 32, "learning_rate": 0.02, "seed": 3} | plan
+    return train(model, loss, validation_loss, ROWS, TrainingPlan(**settings), checkpoint=checkpoint)  # type: ignore[arg-type]
+
+
+def test_ends_with_the_weights_of_the_best_epoch() -> None:
+    model = fresh()
+    record = run(model)
+    assert record.validation_loss[-1] < record.validation_loss[0]
+    assert validation_loss(model) == pytest.approx(min(record.validation_loss), abs=1e-4)
+    assert record.validation_loss[record.best_epoch - 1] == min(record.validation_loss)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    whole = fresh()
+    run(whole)
+    broken = fresh()
+    calls = 0
+
+    def dies(model: nn.Module) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise Killed
+        return validation_loss(model)
+
+    plan = TrainingPlan(epochs=12, batch_size=32, learning_rate=0.02, seed=3)
+    with pytest.raises(Killed):
+        train(broken, loss, dies, ROWS, plan, checkpoint=tmp_path)
+    resumed = fresh()
+    record = train(resumed, loss, validation_loss, ROWS, plan, checkpoint=tmp_path)
+    assert record.epochs == 12
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_of_another_plan_is_left_alone(tmp_path: Path) -> None:
+    run(fresh(), tmp_path, epochs=2)
+    record = run(fresh(), tmp_path, epochs=3)
+    assert record.epochs == 3
+    assert len(record.train_loss) == 3
+
+
+def test_patience_stops() -> None:
+    values = iter([1.0, 0.5, *[2.0] * 50])
+    plan = TrainingPlan(epochs=50, batch_size=64, learning_rate=0.01, patience=4)
+    record = train(fresh(), loss, lambda model: next(values), ROWS, plan)
+    assert (record.best_epoch, record.epochs, record.stopped) == (2, 6, "patience")
+
+
+def test_max_seconds_stops_with_a_model() -> None:
+    record = run(fresh(), epochs=100_000, max_seconds=0.3, patience=10**9)
+    assert record.stopped == "max_seconds"
+    assert 0 < record.epochs < 100_000
+
+
+def test_a_loss_that_breaks_never_becomes_the_best() -> None:
+    values = iter([1.0, float("nan"), float("nan")])
+    record = train(fresh(), loss, lambda model: next(values), ROWS, TrainingPlan(3, 64, 0.01))
+    assert record.best_epoch == 1
