@@ -346,7 +346,7 @@ def evaluate(
     *,
     progress: Progress = silent,
 ) -> EvaluationRef:
-    """Measure the synthetic table against held-out rows, beside the training rows' own figures, and write the report."""
+    """Measure the synthetic table against held-out rows, beside its floors, and write the report."""
     run = Run(spec, snapshot.run_id)
     if (done := run.record("evaluate", EvaluationRef)) is not None:
         return _skipped("evaluate", done, progress)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic.main import IncEx
 
 from tabvae_core import lake as store
 from tabvae_core.spec import RefreshSpec
@@ -28,12 +27,7 @@ __all__ = ["Run", "code_version", "local_path", "run_id_of"]
 
 R = TypeVar("R", bound=BaseModel)
 
-_NOT_IN_RUN_ID: IncEx = {
-    "workspace": True,
-    "sample": {"shards"},
-    "source": {"storage"},
-    "target": {"storage"},
-}
+_NOT_IN_RUN_ID = (("workspace",), ("sample", "shards"), ("source", "storage"), ("target", "storage"))
 """Parts of a spec that do not change the result."""
 
 
@@ -47,7 +41,12 @@ def code_version() -> str:
 
 def run_id_of(spec: RefreshSpec, fingerprint: str) -> str:
     """Name the run of a spec over a source: 16 hexadecimal digits, the same for the same source, spec and code."""
-    settings = spec.model_dump(mode="json", exclude=_NOT_IN_RUN_ID)
+    settings = spec.model_dump(mode="json")
+    for *parents, name in _NOT_IN_RUN_ID:
+        part = settings
+        for parent in parents:
+            part = part[parent]
+        del part[name]
     text = json.dumps([fingerprint, settings, code_version()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -119,7 +119,7 @@ def evaluate(
         metrics=ordered,
         columns=columns,
         pairs=pairs,
-        telling=_telling(inputs.view, columns, found),
+        telling=_telling(inputs.thin, columns, found),
         verdict=verdict(ordered),
         notes=(*notes, *_late_notes(ordered, pairs, target_column)),
     )
@@ -231,6 +231,8 @@ def _detections(
 
 
 _MAX_TELLING = 10
+_TELLING_AUC = 0.03
+"""Closer to 0.5, or within chance, the classifier has found next to nothing, and so has no column to name."""
 _TELLING_DROP = 0.002
 """A smaller loss of AUC is noise."""
 
@@ -238,7 +240,8 @@ _TELLING_DROP = 0.002
 def _telling(
     view: TableView, columns: Sequence[ColumnEvaluation], found: Detection | None
 ) -> tuple[TellingColumn, ...]:
-    if found is None:
+    rows = min(view.rows[Side.HOLDOUT], view.rows[Side.SYNTHETIC])
+    if found is None or found.auc < 0.5 + max(_TELLING_AUC, 3 * _chance_error(rows)):
         return ()
     alone = {column.name: column.auc for column in columns}
     order = sorted((k for k, drop in found.drops.items() if drop > _TELLING_DROP), key=lambda k: -found.drops[k])
@@ -250,6 +253,11 @@ def _telling(
         )
         for k in order[:_MAX_TELLING]
     )
+
+
+def _chance_error(rows: int) -> float:
+    """Standard error of the AUC of a guess, for so many rows of each side (Mann & Whitney, 1947)."""
+    return float(np.sqrt((2 * rows + 1) / 12) / rows)
 
 
 def _copies(inputs: _Inputs) -> Metric:

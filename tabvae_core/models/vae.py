@@ -30,7 +30,6 @@ __all__ = ["Draws", "Layout", "NetworkSize", "Restriction", "TabularVAE"]
 
 NEVER = -1e9
 _RARE_LOGIT = -12.0
-_FREQUENCIES = 8
 _TABLE_RANK = 16
 
 
@@ -69,6 +68,8 @@ class NetworkSize:
         latent: Dimensions of z.
         mixtures: Components of a value's density, K.
         dropout: Share of activations dropped in training.
+        cell_dropout: Share of cells hidden from later cells in training, so that no row is known by heart.
+        frequencies: Octaves of the periodic features of a value; few for few rows, which they would tell apart.
 
     """
 
@@ -79,6 +80,8 @@ class NetworkSize:
     latent: int = 8
     mixtures: int = 10
     dropout: float = 0.1
+    cell_dropout: float = 0.0
+    frequencies: int = 8
 
 
 @dataclass(frozen=True)
@@ -221,9 +224,9 @@ class TabularVAE(nn.Module):
 
         self.embedding = nn.Embedding(total, width)
         nn.init.normal_(self.embedding.weight, std=0.3)
-        features = 2 * _FREQUENCIES + 1
+        features = 2 * size.frequencies + 1
         self.value_weight = nn.Parameter(torch.randn(slots, features, width) * (0.5 / math.sqrt(features)))
-        self.register_buffer("frequencies", math.pi / 4 * 2.0 ** torch.arange(_FREQUENCIES), persistent=False)
+        self.register_buffer("frequencies", math.pi / 4 * 2.0 ** torch.arange(size.frequencies), persistent=False)
         self.target = nn.Embedding(slots, width)
         nn.init.normal_(self.target.weight, std=0.3)
 
@@ -348,6 +351,9 @@ class TabularVAE(nn.Module):
         z = mean + noise * (0.5 * log_variance).exp()
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean(dim=0)
         held = kl.clamp(min=free_bits).sum()
+        if self.training and self.size.cell_dropout > 0:
+            shown = torch.rand(embedded.shape[:2], device=embedded.device) >= self.size.cell_dropout
+            embedded = embedded * shown.unsqueeze(-1)
         hidden = self._decode(z, embedded, order)
         return self._reconstruction(hidden, tokens, values) + held, kl.sum()
 

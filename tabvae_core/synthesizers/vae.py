@@ -49,6 +49,8 @@ class _Options:
         depth: Transformer blocks.
         latent: Dimensions of z.
         dropout: Dropout in training.
+        cell_dropout: Share of cells hidden in training.
+        frequencies: Octaves of the periodic features of a number.
         free_bits: Nats a latent dimension is given for nothing, which holds its rate there.
         random_order: Share of the batches in which a random subset of the columns comes first, for `given`.
 
@@ -58,6 +60,8 @@ class _Options:
     depth: int = 0
     latent: int = 8
     dropout: float = -1.0
+    cell_dropout: float = -1.0
+    frequencies: int = 0
     free_bits: float = 0.1
     random_order: float = 0.25
 
@@ -134,31 +138,34 @@ class VAESynthesizer(Synthesizer):
         return self
 
     def _size(self, rows: int) -> NetworkSize:
-        small = rows < 3_000
-        width = self._options.width or (64 if small else 96)
+        """Few rows ask for coarser features of numbers and more regularisation, or the network knows rows by heart."""
+        asked, small = self._options, rows < 3_000
+        width = asked.width or 96
         return NetworkSize(
             width=width,
             hidden=2 * width,
-            depth=self._options.depth or (2 if small else 3),
+            depth=asked.depth or 3,
             heads=4,
-            latent=self._options.latent,
-            dropout=self._options.dropout if self._options.dropout >= 0 else (0.2 if small else 0.1),
+            latent=asked.latent,
+            dropout=asked.dropout if asked.dropout >= 0 else (0.2 if small else 0.1),
+            cell_dropout=asked.cell_dropout if asked.cell_dropout >= 0 else (0.1 if small else 0.0),
+            frequencies=asked.frequencies or (3 if small else 5 if rows < 10_000 else 8),
         )
 
     def _plan(self, rows: int, spent: float) -> TrainingPlan:
         """Small tables need steps, not epochs; wide ones cost more a step and get fewer."""
         batch = self.model.batch_size or (64 if rows < 3_000 else 128 if rows < 15_000 else 256)
-        wanted = 1_600 if rows >= 15_000 else 3_000 if rows >= 3_000 else 1_200
+        wanted = 1_600 if rows >= 15_000 else 2_400 if rows >= 3_000 else 900
         slots = len(self._codec.slots) if self._codec else 1
-        steps = max(1_000.0, wanted * min(1.0, (20 / max(slots, 1)) ** 0.5))
+        steps = wanted * min(1.0, max(0.5, (20 / max(slots, 1)) ** 0.5))
         epochs = self.model.epochs or int(np.clip(math.ceil(steps * batch / rows), 3, 300))
         limit = None if self.model.max_seconds is None else max(1.0, self.model.max_seconds - spent)
         return TrainingPlan(
             epochs=epochs,
             batch_size=batch,
-            learning_rate=self.model.learning_rate or 2e-3,
+            learning_rate=self.model.learning_rate or (1e-3 if rows < 3_000 else 2e-3),
             weight_decay=0.02,
-            patience=max(5, epochs // 4),
+            patience=max(8, epochs // 3),
             seed=self.model.seed,
             max_seconds=limit,
         )
@@ -302,6 +309,10 @@ class _TrainingData:
     def _order(self, generator: torch.Generator) -> Tensor:
         if torch.rand((), generator=generator) >= self._random_order:
             return self._table_order
+        return self._subset_first(generator)
+
+    def _subset_first(self, generator: torch.Generator) -> Tensor:
+        """A random subset of the columns in the table's order, then the others in it: the order `given` needs."""
         columns = torch.tensor(self._layout.columns)
         chosen = torch.rand(int(columns.max()) + 1, generator=generator) < torch.rand((), generator=generator)
         first = chosen[columns]
@@ -326,8 +337,12 @@ class _TrainingData:
             rows = self._held[start : start + 1024]
             tokens, values = self._rows(rows, generator)
             noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
-            loss, kl = network.negative_elbo(tokens, values, self._table_order, free_bits=0.0, noise=noise)
-            total, rate = total + float(loss) * len(rows), rate + float(kl) * len(rows)
+            # Both ways of use count: the table's order, and what follows from given columns.
+            orders = [(self._table_order, 1 - self._random_order)]
+            orders += [(self._subset_first(generator), self._random_order / 4) for _ in range(4)]
+            for order, share in orders:
+                loss, kl = network.negative_elbo(tokens, values, order, free_bits=0.0, noise=noise)
+                total, rate = total + share * float(loss) * len(rows), rate + share * float(kl) * len(rows)
         self.rate = rate / self.n_validation
         return total / self.n_validation
 

@@ -99,6 +99,7 @@ def real(holdout: pa.Table, train: pa.Table, schema: TableSchema) -> Evaluation:
 def test_real_rows_are_at_their_floor(real: Evaluation) -> None:
     assert set(real.metrics) == {"shape", "trend", "jsd", "c2st", "utility", "copies", "nulls"}
     assert real.verdict.apart == ()
+    assert real.telling == ()
     assert real.metrics["c2st"].value == pytest.approx(0.5, abs=0.05)
     assert real.metrics["copies"].value == pytest.approx(0.0, abs=0.5)
     for name in ("shape", "trend", "jsd"):
