@@ -248,26 +248,11 @@ def draw(
         seed=spec.sample.seed,
         shards=spec.sample.shards,
         given=given_values(spec.sample.given, schema),
-        rules=(*spec.rules, *_ranges_of_dates(spec, schema)),
+        rules=spec.rules,
         bounds=bounds_of(spec.rules, schema, spec.columns),
         max_tries=spec.sample.max_tries,
         progress=progress,
     )
-
-
-def _ranges_of_dates(spec: RefreshSpec, schema: TableSchema) -> list[str]:
-    """Write the ranges of date columns as rules: their codec draws whole days, and the first one begins too early."""
-    rules = []
-    for column in schema.of_kind(Kind.DATETIME):
-        kind = schema.arrow.field(column.name).type
-        if column.name in spec.sample.given or "`" in column.name:
-            continue
-        if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-            continue
-        for operator, end in ((">=", column.minimum), ("<=", column.maximum)):
-            if isinstance(end, str):
-                rules.append(f"`{column.name}` {operator} '{end}'")
-    return rules
 
 
 def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progress: Progress = silent) -> TableRef:

@@ -15,7 +15,15 @@ import pyarrow.compute as pc
 from tabvae_core.codecs.base import Codec, CodecState, Encoded, Fitter, FloatArray, IntArray, Slot
 from tabvae_core.codecs.number import prior_of, round_units
 from tabvae_core.codecs.numeric import MAX_TOKENS, NumericFitter, NumericTable
-from tabvae_core.codecs.ordinal import base_type, from_ordinal, plain, restore_type, to_ordinal, unit_of
+from tabvae_core.codecs.ordinal import (
+    base_type,
+    from_ordinal,
+    ordinal_of,
+    plain,
+    restore_type,
+    to_ordinal,
+    unit_of,
+)
 from tabvae_core.schema import ColumnSchema
 from tabvae_core.spec import PrivacySpec
 
@@ -48,6 +56,7 @@ class DatetimeCodec(Codec):
         weekday: Training cells of Monday … Sunday, shape (7,); None where days are tokens of their own.
         clock: Table of the time since midnight in units of the type; None for dates.
         draw_null: Whether nulls may be generated.
+        ends: Protected minimum and maximum as ordinals; a first week begins before the first day.
 
     """
 
@@ -62,8 +71,9 @@ class DatetimeCodec(Codec):
         clock: NumericTable | None,
         *,
         draw_null: bool,
+        ends: tuple[int, int] | None = None,
     ) -> None:
-        self.name, self.arrow_type, self.draw_null = name, arrow_type, draw_null
+        self.name, self.arrow_type, self.draw_null, self.ends = name, arrow_type, draw_null, ends
         self.day, self.weekday, self.clock = day, weekday, clock
         self._per_day = _DAY_NS // (unit_of(arrow_type) or 1)
         self._absent = int(day.has_null)  # later slots of a null row hold a token that says so
@@ -116,6 +126,9 @@ class DatetimeCodec(Codec):
             cells = pc.assume_timezone(local, kind.tz, ambiguous="earliest", nonexistent="earliest")
         else:
             cells = from_ordinal(ordinal, valid, kind)
+        if self.ends is not None:
+            exact, _ = to_ordinal(cells)
+            cells = from_ordinal(np.clip(exact, *self.ends), valid, kind)
         return restore_type(cells, self.arrow_type)
 
     def log_prior(self) -> list[npt.NDArray[np.float32] | None]:
@@ -158,6 +171,8 @@ class DatetimeCodec(Codec):
     def state(self) -> CodecState:
         """Tables of day and clock."""
         values: dict[str, Any] = {"name": self.name, "draw_null": self.draw_null, "day": self.day.to_json()}
+        if self.ends is not None:
+            values["ends"] = list(self.ends)
         arrays = {f"day.{k}": v for k, v in self.day.to_arrays().items()}
         if self.weekday is not None:
             arrays["weekday"] = self.weekday
@@ -177,6 +192,7 @@ class DatetimeCodec(Codec):
         return cls(
             state.values["name"], arrow_type, table("day"), state.arrays.get("weekday"),
             table("clock") if "clock" in state.values else None, draw_null=state.values["draw_null"],
+            ends=tuple(state.values["ends"]) if "ends" in state.values else None,
         )  # fmt: skip
 
 
@@ -226,8 +242,14 @@ class DatetimeFitter(Fitter):
         clock = self._clock_table() if self._has_clock else None
         return DatetimeCodec(
             self.column.name, self.arrow_type, days if few else self._weeks.finish(),
-            None if few else self._weekday, clock, draw_null=self.column.nullable,
+            None if few else self._weekday, clock, draw_null=self.column.nullable, ends=self._ends(),
         )  # fmt: skip
+
+    def _ends(self) -> tuple[int, int] | None:
+        low, high = self.column.minimum, self.column.maximum
+        if low is None or high is None:
+            return None
+        return int(ordinal_of(low, self.arrow_type)), int(ordinal_of(high, self.arrow_type))
 
     def _clock_table(self) -> NumericTable:
         self._clock._nulls = 0  # a null is told by the day alone

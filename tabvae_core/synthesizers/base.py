@@ -30,6 +30,9 @@ class Synthesizer(ABC):
     """
 
     method: ClassVar[str]
+    """Name in specs and bundles."""
+    conditions: ClassVar[bool] = True
+    """Whether `given` values can be fixed."""
 
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         self.model = model if model is not None else ModelSpec(method=self.method)

@@ -55,6 +55,7 @@ class BasicVAESynthesizer(Synthesizer):
     """Plain VAE over standardised numbers and one-hot categories."""
 
     method = "vae_basic"
+    conditions = False
 
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         super().__init__(model, privacy)
@@ -261,6 +262,8 @@ class _Features:
     def width(self) -> int:
         """Features of a row."""
         nulls = sum(token is not None for token in self._null_of.values())
+        if not self._slots:
+            raise DataError("no column can be learned: all are keys, constants or left null", hint="use method vae")
         width = len(self._numbers) + 2 * nulls + sum(self._slots[s].n_tokens for s in self._categories)
         if width > _MAX_FEATURES:
             raise DataError(
