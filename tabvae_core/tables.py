@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-__all__ = ["InMemoryTable", "Part", "RowSample", "RowSplit", "TableSource", "as_source", "collect", "filter_rows", "row_hash"]
+__all__ = [
+    "InMemoryTable",
+    "Part",
+    "RowSample",
+    "RowSplit",
+    "TableSource",
+    "as_source",
+    "collect",
+    "filter_rows",
+    "row_hash",
+]
 
 BATCH_ROWS = 65_536
 

@@ -119,9 +119,9 @@ class CategoryCodec(Codec):
         if not self.two_level:
             return [self._first_prior(np.concatenate([self.counts, special]))]
         groups = self._special
-        grid = np.zeros(groups * self._members)
-        grid[: len(self.counts)] = self.counts
-        grid = grid.reshape(groups, self._members)
+        flat = np.zeros(groups * self._members)
+        flat[: len(self.counts)] = self.counts
+        grid = flat.reshape(groups, self._members)
         member = np.full((self.slots[0].n_tokens, self._members), -np.inf)
         with np.errstate(divide="ignore"):
             member[:groups] = np.log(grid / grid.sum(axis=1, keepdims=True))
@@ -134,7 +134,8 @@ class CategoryCodec(Codec):
             prior[self._null_token] = -np.inf
         if self.rare > 0 and np.isfinite(np.delete(prior, self._rare_token)).any():
             prior[self._rare_token] = -np.inf
-        return prior.astype(np.float32)
+        result: npt.NDArray[np.float32] = prior.astype(np.float32)
+        return result
 
     def state(self) -> CodecState:
         """Categories as an Arrow stream, whatever their type."""

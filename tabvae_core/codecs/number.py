@@ -87,7 +87,8 @@ def prior_of(table: NumericTable, *, draw_null: bool) -> npt.NDArray[np.float32]
     prior = np.log((table.counts + 0.5) / (table.counts + 0.5).sum())
     if table.has_null and not draw_null:
         prior[table.null_token] = -np.inf
-    return prior.astype(np.float32)
+    result: npt.NDArray[np.float32] = prior.astype(np.float32)
+    return result
 
 
 class NumberFitter(Fitter):

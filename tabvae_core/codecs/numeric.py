@@ -180,7 +180,7 @@ class NumericTable:
         return {name: np.asarray(getattr(self, name), dtype=np.float64) for name in names}
 
     @classmethod
-    def restore(cls, values: dict[str, Any], arrays: dict[str, Values]) -> Self:
+    def restore(cls, values: dict[str, Any], arrays: dict[str, Any]) -> Self:
         """Rebuild from `to_json` and `to_arrays`."""
         return cls(**values, **arrays)
 
@@ -199,9 +199,9 @@ def _is_multiple(offsets: Values, step: float, base: int) -> npt.NDArray[np.bool
         return np.ones(len(offsets), dtype=np.bool_)
     if base or step >= 1:
         whole = int(step)
-        return np.asarray((np.rint(offsets).astype(np.int64) % whole + base % whole) % whole == 0) & (
-            np.rint(offsets) == offsets
-        )
+        rounded = np.rint(offsets)
+        divides = (rounded.astype(np.int64) % whole + base % whole) % whole == 0
+        return np.asarray(divides & (rounded == offsets))
     ratio = offsets / step
     # Values already lie on a decimal grid, so a candidate's remainders are tenths: float32's error stays far below.
     tolerance = np.minimum(1e-5 + 2e-7 * np.abs(ratio), 0.01)

@@ -174,6 +174,8 @@ class _Block(nn.Module):
 class _TokenHeads(nn.Module):
     """Softmax layers of slots with vocabularies of similar size, as one batched product."""
 
+    index: Tensor
+
     def __init__(self, slots: Sequence[int], sizes: Sequence[int], width: int) -> None:
         super().__init__()
         largest = max(sizes)
@@ -184,7 +186,8 @@ class _TokenHeads(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map (B, n, W) of these slots to logits (n, B, largest)."""
-        return torch.baddbmm(self.bias[:, None], hidden.transpose(0, 1), self.weight)
+        logits: Tensor = torch.baddbmm(self.bias[:, None], hidden.transpose(0, 1), self.weight)
+        return logits
 
 
 class TabularVAE(nn.Module):
@@ -198,6 +201,14 @@ class TabularVAE(nn.Module):
         value_ranges: Range of each slot's values in quantile space, shape (S, 2).
 
     """
+
+    offsets: Tensor
+    levels: Tensor
+    place: Tensor
+    has_place: Tensor
+    ranges: Tensor
+    frequencies: Tensor
+    valued: Tensor
 
     def __init__(
         self,
@@ -233,9 +244,11 @@ class TabularVAE(nn.Module):
         self.encode_in = nn.Linear(width, 2 * width)
         self.encode_out = nn.Linear(2 * width, 2 * size.latent)
         self.start = nn.Linear(size.latent, width)
-        self.blocks = nn.ModuleList(_Block(size) for _ in range(size.depth))
+        self.layers = [_Block(size) for _ in range(size.depth)]
+        self.blocks = nn.ModuleList(self.layers)
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleList(self._make_heads(layout, width))
+        self.token_heads = self._make_heads(layout, width)
+        self.heads = nn.ModuleList(self.token_heads)
         self._set_priors(priors)
 
         valued = [s for s in range(slots) if layout.n_levels[s] > 0]
@@ -262,11 +275,11 @@ class TabularVAE(nn.Module):
         self._never: list[Tensor | None] = []
         self._by_parent: dict[int, str] = {}
         self._tables: dict[int, str] = {}
-        self.head_of = {slot: (h, k) for h, head in enumerate(self.heads) for k, slot in enumerate(_slots(head))}
+        self.head_of = {slot: (h, k) for h, head in enumerate(self.token_heads) for k, slot in enumerate(head.slots)}
         for slot, prior in enumerate(priors):
             n = self.layout.n_tokens[slot]
             head, place = self.head_of[slot]
-            bias = self.heads[head].bias
+            bias = self.token_heads[head].bias
             grid = np.zeros(n, np.float32) if prior is None else prior
             clipped = torch.from_numpy(np.maximum(grid, _RARE_LOGIT).astype(np.float32))
             never = torch.from_numpy(np.isneginf(grid))
@@ -293,7 +306,8 @@ class TabularVAE(nn.Module):
         numeric = (carries | self.has_place[flat]).unsqueeze(-1)
         angles = x.unsqueeze(-1) * self.frequencies
         features = torch.cat([x.unsqueeze(-1), angles.sin(), angles.cos()], dim=-1) * numeric
-        embedded = self.embedding(flat) + torch.einsum("bnf,nfw->bnw", features, self.value_weight[slots])
+        embedded: Tensor = self.embedding(flat)
+        embedded = embedded + torch.einsum("bnf,nfw->bnw", features, self.value_weight[slots])
         if parents:
             embedded = embedded.clone()
             listed = slots.tolist()
@@ -361,7 +375,7 @@ class TabularVAE(nn.Module):
         """Hidden state that predicts each slot, shape (B, S, W), in the slots' own order."""
         shifted = torch.cat([self.start(z).unsqueeze(1), embedded[:, order[:-1]]], dim=1)
         hidden = shifted + self.target(order)
-        for block in self.blocks:
+        for block in self.layers:
             hidden = block(hidden)
         inverse = torch.empty_like(order)
         inverse[order] = torch.arange(len(order), device=order.device)
@@ -371,9 +385,9 @@ class TabularVAE(nn.Module):
     def _reconstruction(self, hidden: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
         rows = len(tokens)
         loss = hidden.new_zeros(())
-        for head in self.heads:
+        for head in self.token_heads:
             logits = head(hidden[:, head.index]).float()
-            for place, slot in enumerate(_slots(head)):
+            for place, slot in enumerate(head.slots):
                 if slot in self._by_parent:
                     extra = self._parent_logits(slot, hidden[:, slot], tokens[:, self.layout.parents[slot]])
                     padded = functional.pad(extra, (0, logits.shape[-1] - extra.shape[-1]))
@@ -441,11 +455,11 @@ class TabularVAE(nn.Module):
         if given_tokens is not None and given_values is not None:
             tokens, values = given_tokens.clone(), given_values.clone()
         shape = (rows, self.size.heads, slots, self.size.width // self.size.heads)
-        caches = [(z.new_zeros(shape), z.new_zeros(shape)) for _ in self.blocks]
+        caches = [(z.new_zeros(shape), z.new_zeros(shape)) for _ in self.layers]
         current = self.start(z).unsqueeze(1)
         for at, slot in enumerate(order):
             hidden = current + self.target.weight[slot]
-            for block, (keys, cached) in zip(self.blocks, caches, strict=True):
+            for block, (keys, cached) in zip(self.layers, caches, strict=True):
                 hidden = block.step(hidden, keys, cached, at)
             if at >= n_given:
                 limit = (restrictions or {}).get(slot)
@@ -460,7 +474,7 @@ class TabularVAE(nn.Module):
         """Logits (B, n_tokens) of one slot, NEVER where a token must not be drawn."""
         n = self.layout.n_tokens[slot]
         head, place = self.head_of[slot]
-        logits = hidden @ self.heads[head].weight[place, :, :n] + self.heads[head].bias[place, :n]
+        logits = hidden @ self.token_heads[head].weight[place, :, :n] + self.token_heads[head].bias[place, :n]
         never = self._never[slot]
         if slot in self._by_parent:
             logits = logits + self._parent_logits(slot, hidden, tokens[:, self.layout.parents[slot]])
@@ -494,11 +508,6 @@ class TabularVAE(nn.Module):
 
 ONE_TABLE = 600
 """Cells of a two-level category's grid above which members get embeddings of their own."""
-
-
-def _slots(head: nn.Module) -> list[int]:
-    slots: list[int] = head.slots  # type: ignore[assignment]
-    return slots
 
 
 def _pick(logits: Tensor, uniform: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def read_options(kind: type[Options], model: ModelSpec) -> Options:
             raise SpecError(f"model.options.{name} is not an option of {model.method}", hint=hint)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SpecError(f"model.options.{name} must be a number, however: {value!r}")
-        values[name] = type(fields[name].default)(value)
+        values[name] = int(value) if isinstance(fields[name].default, int) else float(value)
     return kind(**values)
 
 

@@ -352,7 +352,7 @@ class _TrainingData:
         drawn = []
         network.eval()
         with torch.no_grad():
-            for rows in self._train[:limit].to(self._device).split(2048):
+            for rows in torch.split(self._train[:limit].to(self._device), 2048):
                 tokens, values = self._rows(rows, generator)
                 mean, log_variance = network.encode(tokens, values)
                 noise = torch.randn(mean.shape, generator=generator).to(self._device)

@@ -272,7 +272,7 @@ class _Features:
             )
         return width
 
-    def fit_transform(self, tokens: npt.NDArray[np.int32], values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def fit_transform(self, tokens: npt.NDArray[np.int32], values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Features of encoded rows, float32, shape (n, width)."""
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
 

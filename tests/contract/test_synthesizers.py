@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tables_made import people
 
+from tables_made import people
 from tabvae_core.errors import DataError, ModelFileError, SpecError
 from tabvae_core.progress import ProgressEvent
 from tabvae_core.spec import ModelSpec, PrivacySpec

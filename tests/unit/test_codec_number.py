@@ -20,9 +20,7 @@ from tabvae_core.tables import as_source
 
 
 def column(array: pa.Array, kind: Kind, *, nullable: bool = True) -> ColumnSchema:
-    return ColumnSchema(
-        name="x", kind=kind, arrow_type=str(array.type), nulls=0.0, nullable=nullable, distinct=0
-    )
+    return ColumnSchema(name="x", kind=kind, arrow_type=str(array.type), nulls=0.0, nullable=nullable, distinct=0)
 
 
 FITTERS = {Kind.NUMBER: NumberFitter, Kind.CATEGORY: CategoryFitter, Kind.DATETIME: DatetimeFitter}
@@ -90,7 +88,9 @@ class TestNumber:
         values = np.concatenate([np.random.default_rng(5).normal(0, 1, 3000), [1e6, -1e6]])
         codec = fitted(pa.array(values), Kind.NUMBER)
         assert isinstance(codec, NumberCodec)
-        stored = np.concatenate([codec.table.knots_value, codec.table.spikes, [codec.table.highest, codec.table.lowest]])
+        stored = np.concatenate(
+            [codec.table.knots_value, codec.table.spikes, [codec.table.highest, codec.table.lowest]]
+        )
         assert not np.isin([1e6, -1e6], stored).any()
         assert not np.isin(values[:3000], stored).any()
 
@@ -193,9 +193,7 @@ def test_any_table_goes_in_and_comes_out_in_its_own_schema(data: st.DataObject) 
         assert encoded.tokens[:, index].max() < slot.n_tokens
     assert np.isfinite(encoded.low).all()
     assert (encoded.high >= encoded.low).all()
-    back = codec.decode(
-        encoded.tokens, encoded.low, rows=np.arange(table.num_rows, dtype=np.uint64), seed=3
-    )
+    back = codec.decode(encoded.tokens, encoded.low, rows=np.arange(table.num_rows, dtype=np.uint64), seed=3)
     assert back.schema.equals(table.schema)
     again = TableCodec.restore(schema, codec.states())
     assert again.encode(table).tokens.tolist() == encoded.tokens.tolist()

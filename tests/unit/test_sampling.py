@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from tables_made import people
 
+from tables_made import people
 from tabvae_core.errors import ImpossibleRule
 from tabvae_core.lake import ParquetSink
 from tabvae_core.rules import bounds_of

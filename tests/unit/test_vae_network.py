@@ -6,7 +6,9 @@ import torch
 
 from tabvae_core.models.vae import Draws, Layout, NetworkSize, Restriction, TabularVAE
 
-LAYOUT = Layout(n_tokens=(3, 2, 4, 40, 20), n_levels=(0, 2, 1, 0, 0), parents=(-1, -1, -1, -1, 3), columns=(0, 1, 2, 3, 3))
+LAYOUT = Layout(
+    n_tokens=(3, 2, 4, 40, 20), n_levels=(0, 2, 1, 0, 0), parents=(-1, -1, -1, -1, 3), columns=(0, 1, 2, 3, 3)
+)
 SIZE = NetworkSize(width=16, hidden=32, depth=2, heads=2, latent=3, mixtures=3, dropout=0.0)
 
 
