@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tabvae_core.errors import SpecError
 from tabvae_core.schema import TableSchema
-from tabvae_core.spec import Kind
+from tabvae_core.spec import Kind, PrivacySpec
 
-__all__ = ["given_values", "split_pairs"]
+if TYPE_CHECKING:
+    from tabvae_core.tables import TableSource
+
+__all__ = ["check_learnable", "given_values", "split_pairs"]
 
 _TRUE, _FALSE = {"true", "t", "yes", "1"}, {"false", "f", "no", "0"}
 
@@ -48,6 +51,42 @@ def given_values(given: Mapping[str, Any], schema: TableSchema) -> dict[str, Any
 
     """
     return {name: _value(name, raw, schema) for name, raw in given.items()}
+
+
+def check_learnable(given: Mapping[str, Any], rows: TableSource, schema: TableSchema, privacy: PrivacySpec) -> None:
+    """Refuse given categories that a model of these rows will not know, in one pass over their columns.
+
+    A model refuses them as well, when it draws; here that is known before a training of hours.
+
+    Args:
+        given: Given values, as a spec holds them.
+        rows: The training rows.
+        schema: Their schema.
+        privacy: Decides which categories are too rare to be learned.
+
+    Raises:
+        SpecError: Names the column.
+
+    """
+    from tabvae_core.codecs.table import fitter_for
+
+    values = given_values(given, schema)
+    names = [name for name in values if schema.column(name).kind in (Kind.CATEGORY, Kind.BOOLEAN)]
+    if not names:
+        return
+    fields = [schema.arrow.field(name) for name in names]
+    fitters = [fitter_for(schema.column(field.name), field.type, privacy) for field in fields]
+    first = 0
+    for batch in rows.batches(names):
+        for fitter, cells in zip(fitters, batch.columns, strict=True):
+            fitter.observe(cells, first)
+        first += batch.num_rows
+    for field, fitter in zip(fields, fitters, strict=True):
+        if not fitter.finish().knows(pa.array([values[field.name]], field.type)):
+            raise SpecError(
+                f"given: the value for column {field.name!r} is none of its categories, or too rare to be learned",
+                hint="check its spelling; categories of fewer rows than privacy.min_category_rows are not learned",
+            )
 
 
 def _value(name: str, raw: Any, schema: TableSchema) -> Any:

@@ -41,8 +41,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_EVALUATED_ROWS = 200_000
-"""Rows of each table held in memory while it is measured."""
 _BUNDLE_SUFFIXES = (".safetensors", ".json", ".md")
 
 
@@ -122,7 +120,7 @@ def fit_table(spec: RefreshSpec, folder: str, *, progress: Progress = silent) ->
     _check_model_folder(str(place))
     with _beside(str(place)) as staged:
         synthesizer = _fitted(spec, progress, staged / "checkpoint")
-        synthesizer.save(staged / "bundle")
+        _save(synthesizer, staged / "bundle", folder)
         _replace_folder(staged / "bundle", place)
     return FitSummary(
         model=folder,
@@ -155,7 +153,7 @@ def synthesize(
     _check_out(out, open_source(spec).schema, spec.source.uri, endpoint_url)
     with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
         synthesizer = _fitted(spec, progress, Path(folder) / "checkpoint")
-        synthesizer.save(Path(folder) / "bundle")
+        _save(synthesizer, Path(folder) / "bundle", folder)
         rows = spec.sample.rows or synthesizer.schema.rows
         return _draw(Path(folder) / "bundle", out, spec, rows, endpoint_url, progress)
 
@@ -212,6 +210,7 @@ def evaluate_tables(
     from tabvae_core.evaluation import evaluate, render_report
     from tabvae_core.inference import infer_schema
     from tabvae_core.lake import ParquetSource
+    from tabvae_core.steps import measured_rows
 
     source, drawn = ParquetSource(real, storage=storage), ParquetSource(synthetic, storage=storage)
     train: TableSource
@@ -234,7 +233,8 @@ def evaluate_tables(
         privacy=PrivacySpec(min_category_rows=1, protect_extremes=1),
         progress=progress,
     )
-    tables = [collect(table, max_rows=_EVALUATED_ROWS) for table in (kept, drawn, train)]
+    most = measured_rows(len(source.schema))
+    tables = [collect(table, max_rows=most) for table in (kept, drawn, train)]
     evaluation = evaluate(tables[0], tables[1], schema, train=tables[2], target_column=target_column, progress=progress)
     if html is not None:
         with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
@@ -264,6 +264,11 @@ def _fitted(spec: RefreshSpec, progress: Progress, checkpoint: Path) -> Synthesi
     synthesizer = learn(spec, source, checkpoint=checkpoint, progress=progress)
     source.verify()
     return synthesizer
+
+
+def _save(synthesizer: Synthesizer, bundle: Path, place: str) -> None:
+    with store.storage_errors(place):
+        synthesizer.save(bundle)
 
 
 def _draw(

@@ -17,20 +17,20 @@ from tabvae_core.errors import TabvaeError
 from tabvae_core.lake import ParquetSource
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
-from tabvae_core.spec import ModelSpec, RefreshSpec, StorageSpec
+from tabvae_core.spec import RefreshSpec, StorageSpec
 from tabvae_core.tables import RowSplit
 
 __all__ = ["CheckReport", "Estimate", "Finding", "check"]
 
-# Measured on two cores of a small server: rows x columns x epochs a second while training, rows x columns a
-# second while sampling, seconds for the rest; within a factor of three on other machines.
+# Rough constants for two cores: rows x columns x epochs a second while training, rows x columns a second while
+# sampling, seconds for the rest. They tell minutes from hours and one gigabyte from ten, no more.
 _TRAIN_CELLS = {"vae": 150_000.0, "vae_basic": 3_000_000.0}
 _SAMPLE_CELLS = {"vae": 60_000.0, "vae_basic": 2_000_000.0}
 _FIXED_SECONDS = 25.0
 _EPOCHS = 20
 _FIXED_BYTES = 900e6
 _CELL_BYTES = 24
-_EVALUATED_ROWS = 200_000
+_TIME_UNITS = (("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
 
 
 class _Part(BaseModel):
@@ -49,10 +49,17 @@ class Finding(_Part):
 
 
 class Estimate(_Part):
-    """Rough figures, from rows x columns; right within a factor of three."""
+    """Orders of magnitude, from rows x columns: they tell minutes from hours and one gigabyte from ten."""
 
     seconds: float
     memory_bytes: float
+
+    def text(self) -> str:
+        """The figures in words, to one significant digit."""
+        seconds, gigabytes = _rough(self.seconds), _rough(self.memory_bytes / 1e9)
+        unit, size = next((unit, size) for unit, size in _TIME_UNITS if seconds >= size)
+        count = _rough(seconds / size)
+        return f"about {count:g} {unit}{'' if count == 1 else 's'}, {gigabytes:g} GB of memory"
 
 
 class CheckReport(_Part):
@@ -77,8 +84,7 @@ class CheckReport(_Part):
         if self.decisions:
             lines += ["decisions:", *(f"  {line}" for line in self.decisions)]
         if self.estimate is not None:
-            minutes, gigabytes = self.estimate.seconds / 60, self.estimate.memory_bytes / 1e9
-            lines.append(f"estimate: about {minutes:.1f} minutes, {gigabytes:.1f} GB of memory, within a factor of 3")
+            lines.append(f"estimate: {self.estimate.text()} (orders of magnitude)")
         return "\n".join(lines)
 
 
@@ -116,13 +122,14 @@ def check(spec: RefreshSpec, *, progress: Progress = silent) -> CheckReport:
         Findings, decisions and estimate; what is wrong is in the findings, not raised.
 
     """
-    from tabvae_core.steps import check_columns, decisions, open_source
+    from tabvae_core.steps import check_columns, check_method, decisions, open_source
 
     found = _Findings()
     source: ParquetSource | None = None
     schema: TableSchema | None = None
     with found.looking_at("method") as say:
-        say(_known_method(spec.model))
+        check_method(spec)
+        say(f"{spec.model.method}, device {spec.model.device}")
     with found.looking_at("source") as say:
         source = open_source(spec)
         say(f"{source.num_rows:,} rows, {len(source.schema)} columns, {len(source.files)} files")
@@ -145,12 +152,6 @@ def check(spec: RefreshSpec, *, progress: Progress = silent) -> CheckReport:
     )
 
 
-def _known_method(model: ModelSpec) -> str:
-    from tabvae_core.synthesizers.registry import find
-
-    return find(model.method).method
-
-
 def _look_at_columns(
     spec: RefreshSpec,
     source: ParquetSource,
@@ -158,6 +159,7 @@ def _look_at_columns(
     progress: Progress,
     check_columns: Callable[[RefreshSpec, pa.Schema], None],
 ) -> TableSchema | None:
+    from tabvae_core.given import check_learnable
     from tabvae_core.inference import infer_schema
     from tabvae_core.steps import check_settings, check_size
 
@@ -182,6 +184,7 @@ def _look_at_columns(
     if schema is not None:
         with found.looking_at("settings") as say:
             check_settings(spec, schema)
+            check_learnable(spec.sample.given, source, schema, spec.privacy)
             say(f"{len(spec.rules)} rules, {len(spec.sample.given)} given values")
     return schema
 
@@ -204,7 +207,14 @@ def _probe_disk(path: str) -> None:
         file.write(b"0")
 
 
+def _rough(value: float) -> float:
+    """Round to one significant digit."""
+    return float(f"{value:.1g}")
+
+
 def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
+    from tabvae_core.steps import measured_rows
+
     columns = len(schema)
     learned = min(rows * (1 - spec.gates.holdout), spec.model.max_rows)
     drawn = spec.sample.rows or rows
@@ -213,7 +223,7 @@ def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
     if spec.model.max_seconds is not None:
         training = min(training, spec.model.max_seconds)
     sampling = drawn * columns / _SAMPLE_CELLS.get(spec.model.method, _SAMPLE_CELLS["vae"])
-    held = learned + 3 * min(rows, _EVALUATED_ROWS)
+    held = learned + 3 * min(rows, measured_rows(columns))
     return Estimate(
         seconds=round(_FIXED_SECONDS + training + sampling),
         memory_bytes=_FIXED_BYTES + held * columns * _CELL_BYTES,

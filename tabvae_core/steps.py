@@ -38,12 +38,14 @@ from tabvae_core.workspace import Run, run_id_of
 
 __all__ = [
     "check_columns",
+    "check_method",
     "check_settings",
     "check_size",
     "decisions",
     "draw",
     "evaluate",
     "learn",
+    "measured_rows",
     "open_source",
     "publish",
     "refresh",
@@ -55,14 +57,19 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from tabvae_core.codecs.table import TableCodec
     from tabvae_core.synthesizers.base import Synthesizer
 
 R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
-_EVALUATED_ROWS = 200_000
-"""Rows of each table held in memory while it is measured."""
+_REFERENCE_ROWS = 200_000
+"""Rows of each side of the split behind a column's reference distribution and its floor."""
+_MEASURED_ROWS = 1_000_000
+_LEAST_MEASURED_ROWS = 20_000
+_MEASURED_CELLS = 40_000_000
+"""Rows and cells of each table held in memory while it is measured. Copies are counted in all of them."""
 
 
 def refresh(spec: RefreshSpec, *, force: bool = False, progress: Progress = silent) -> ReleaseRef:
@@ -168,7 +175,8 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
         rows = RowSplit(source, "train", holdout=spec.gates.holdout, seed=spec.model.seed)
         synthesizer = learn(spec, rows, checkpoint=checkpoint, progress=progress)
     with run.output("model") as folder:
-        synthesizer.save(folder)
+        with store.storage_errors(str(folder)):
+            synthesizer.save(folder)
         digest = store.file_sha256(str(folder / "weights.safetensors"))
     schema = synthesizer.schema
     store.write_json(run.place("schema.json"), schema.model_dump(mode="json"), run.storage)
@@ -199,17 +207,21 @@ def learn(
         SpecError: A column, rule or given value of the spec does not fit the table.
 
     """
+    from tabvae_core.given import check_learnable
     from tabvae_core.inference import infer_schema
     from tabvae_core.synthesizers import registry
 
+    check_method(spec)
     synthesizer = registry.create(spec.model.method, spec.model, spec.privacy)
     schema = infer_schema(
         rows, overrides=spec.columns, unlearnable=spec.unlearnable, privacy=spec.privacy, progress=progress
     )
     check_settings(spec, schema)
+    check_learnable(spec.sample.given, rows, schema, spec.privacy)
     for line in decisions(schema):
         _log.info("%s", line)
-    return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+    with store.storage_errors(str(checkpoint) if checkpoint is not None else "the checkpoint"):
+        return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
 
 
 def draw(
@@ -239,11 +251,15 @@ def draw(
     from tabvae_core.given import given_values
     from tabvae_core.rules import bounds_of
     from tabvae_core.sampling import sample_to
+    from tabvae_core.synthesizers.registry import load_bundle
 
     check_settings(spec, schema)
+    model = load_bundle(bundle)
+    if spec.sample.given:
+        _check_conditions(type(model))
     sample_to(
         sink,
-        bundle,
+        model,
         rows,
         seed=spec.sample.seed,
         shards=spec.sample.shards,
@@ -296,15 +312,19 @@ def validate(
 
     progress(ProgressEvent("validate", 0, message="schema, ranges, rules, distributions"))
     schema = _schema_of(run)
-    train, holdout = (_measured(spec, snapshot, part) for part in _PARTS)
+    train, holdout = (_measured(spec, snapshot, part, _REFERENCE_ROWS) for part in _PARTS)
     references = gates.reference_histograms(holdout, schema)
     floors = gates.floors_of(references, train)
+    with run.local("model") as bundle:
+        codecs = _codecs(bundle)
     with run.output("docs") as folder:
         results = gates.validate(
             ParquetSource(table.uri, storage=run.storage),
             schema,
             spec.rules,
             rows=spec.sample.rows or snapshot.rows,
+            categories=_categories(codecs),
+            formats=_formats(codecs),
             references=references,
             jsd_limits={name: min(1.0, spec.gates.max_column_jsd + floor) for name, floor in floors.items()},
             docs=folder if spec.gates.data_docs else None,
@@ -339,13 +359,14 @@ def evaluate(
 
     progress(ProgressEvent("evaluate", 0, message="against held-out rows"))
     schema = _schema_of(run)
-    train, holdout = (_measured(spec, snapshot, part) for part in _PARTS)
-    synthetic = collect(ParquetSource(table.uri, storage=run.storage), max_rows=_EVALUATED_ROWS)
+    most = measured_rows(len(schema.columns))
+    train, holdout = (_measured(spec, snapshot, part, most) for part in _PARTS)
+    synthetic = collect(ParquetSource(table.uri, storage=run.storage), max_rows=most)
     with run.output("report") as folder:
         figures = evaluation.evaluate(
             holdout, synthetic, schema, train=train, target_column=spec.target_column, progress=progress
         )
-        results = gates.gate_metrics(figures.metrics, figures.columns, spec.gates)
+        results = gates.gate_metrics(figures.metrics, figures.columns, spec.gates, rows=figures.rows)
         evaluation.render_report(
             figures,
             holdout,
@@ -477,6 +498,30 @@ def check_size(spec: RefreshSpec, source: ParquetSource) -> None:
             )
 
 
+def check_method(spec: RefreshSpec) -> None:
+    """Find out whether the method can do what the spec asks of it, before a row is read.
+
+    Raises:
+        SpecError: No such method, option or device, or a method that cannot fix given values.
+
+    """
+    from tabvae_core.synthesizers import registry
+    from tabvae_core.synthesizers.options import choose_device
+
+    kind = registry.find(spec.model.method)
+    registry.create(spec.model.method, spec.model, spec.privacy)
+    choose_device(spec.model.device)
+    if spec.sample.given:
+        _check_conditions(kind)
+
+
+def _check_conditions(kind: type[Synthesizer]) -> None:
+    if not kind.conditions:
+        raise SpecError(
+            f"given: method {kind.method!r} cannot fix values of columns", hint="use method vae, or leave `given` out"
+        )
+
+
 def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
     """Compare everything in a spec that names columns with the columns there are.
 
@@ -536,10 +581,42 @@ def _pinned(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetSource]
     source.verify()
 
 
-def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part) -> pa.Table:
+def measured_rows(columns: int) -> int:
+    """Rows of each table that are measured at most: a million, fewer of wide tables, so that memory stays bounded."""
+    return min(_MEASURED_ROWS, max(_LEAST_MEASURED_ROWS, _MEASURED_CELLS // max(columns, 1)))
+
+
+def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part, max_rows: int) -> pa.Table:
     """Read one side of the split into memory, as many rows as are measured at most."""
     with _pinned(spec, snapshot) as source:
-        return collect(_part(spec, source, part), max_rows=_EVALUATED_ROWS)
+        return collect(_part(spec, source, part), max_rows=max_rows)
+
+
+def _codecs(bundle: Path) -> TableCodec:
+    """Read the codecs of a bundle alone: what the model knows of each column."""
+    from tabvae_core.bundle import read_bundle
+    from tabvae_core.codecs.table import TableCodec
+
+    stored = read_bundle(bundle)
+    return TableCodec.restore(stored.schema, stored.codecs)
+
+
+def _categories(codecs: TableCodec) -> dict[str, tuple[Any, ...]]:
+    """The learned values of the categorical columns."""
+    from tabvae_core.codecs.category import CategoryCodec
+
+    named = zip(codecs.schema.names, codecs.codecs, strict=True)
+    return {name: tuple(codec.categories.to_pylist()) for name, codec in named if isinstance(codec, CategoryCodec)}
+
+
+def _formats(codecs: TableCodec) -> dict[str, str]:
+    """Regular expressions of the columns whose keys are made anew in the source's format."""
+    from tabvae_core.codecs.identifier import IdentifierCodec
+
+    named = zip(codecs.schema.names, codecs.codecs, strict=True)
+    return {
+        name: codec.regex for name, codec in named if isinstance(codec, IdentifierCodec) and codec.regex is not None
+    }
 
 
 def _part(spec: RefreshSpec, source: TableSource, part: Part) -> RowSplit:

@@ -325,7 +325,7 @@ def response_code(error: BaseException) -> str:
 def _translate(error: Exception, where: str, missing: type[TabvaeError]) -> TabvaeError | None:
     """Say an error in plain words; None for one that is not about storage."""
     name = type(error).__name__
-    number = error.errno if isinstance(error, OSError) else None
+    number = _errno(error)
     code = response_code(error)
     if code == "NoSuchBucket":
         bucket = where.split("://", 1)[-1].split("/", 1)[0]
@@ -362,6 +362,15 @@ def _translate(error: Exception, where: str, missing: type[TabvaeError]) -> Tabv
     if name in _INTERRUPTED:
         return StorageError(f"{where}: the connection to the store broke off ({name})", hint="run again")
     return _translate_rest(error, where, code)
+
+
+def _errno(error: Exception) -> int | None:
+    """The system's number of an error; safetensors, written in Rust, has it in its text alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    if type(error).__name__ == "SafetensorError" and (found := re.search(r"\(os error (\d+)\)", str(error))):
+        return int(found[1])
+    return None
 
 
 def _translate_rest(error: Exception, where: str, code: str) -> TabvaeError | None:

@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,12 +32,29 @@ _NOT_IN_RUN_ID = (("workspace",), ("sample", "shards"), ("source", "storage"), (
 """Parts of a spec that do not change the result."""
 
 
+@cache
 def code_version() -> str:
-    """Version of the installed tabvae; "source" where it runs from a folder without being installed."""
+    """Version of tabvae; where it runs from source files that can change under one version, with their hash.
+
+    `0.1.0` of an installed package, `0.1.0+source.1f3a...` of an editable install or a checkout.
+    """
+    package = Path(__file__).parent
     try:
-        return metadata.version("tabvae")
+        installed = metadata.distribution("tabvae")
     except metadata.PackageNotFoundError:
-        return "source"
+        return f"source.{_source_hash(package)}"
+    if Path(str(installed.locate_file(package.name))).resolve() == package.resolve():
+        return installed.version
+    return f"{installed.version}+source.{_source_hash(package)}"
+
+
+def _source_hash(package: Path) -> str:
+    """Hash the library's source files: what a run's result depends on."""
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(f"{file.relative_to(package).as_posix()}\0{file.stat().st_size}\0".encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def run_id_of(spec: RefreshSpec, fingerprint: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,19 +15,24 @@ from s3_servers import Store, moto_store, rclone_store
 from tabvae_core.spec import StorageSpec
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_ambient_credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the developer's own keys, profiles and endpoints out of the tests."""
+@contextmanager
+def isolated_credentials(nothing: Path) -> Iterator[None]:
+    """Keep the developer's own keys, profiles and endpoints out; `nothing` is a path where no file stands."""
     kept = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     for name in kept:
         del os.environ[name]
-    nothing = str(tmp_path_factory.mktemp("aws") / "none")
-    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = nothing
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(nothing)
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     yield
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(kept)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_ambient_credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with isolated_credentials(tmp_path_factory.mktemp("aws") / "none"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -122,6 +122,10 @@ class Codec(ABC):
         """Range of each slot's values in quantile space, outside of which nothing is drawn."""
         return [(-6.0, 6.0)] * len(self.slots)
 
+    def knows(self, array: pa.Array) -> bool:
+        """Whether every cell is one that the codec can tell from others, so that it may be given as a condition."""
+        return True
+
     def notes(self) -> tuple[str, ...]:
         """Decisions that a user should know of, such as rare categories left out; no cell of real data."""
         return ()

@@ -160,6 +160,12 @@ class CategoryCodec(Codec):
             nulls=values["nulls"], rare=values["rare"], draw_null=values["draw_null"],
         )  # fmt: skip
 
+    def knows(self, array: pa.Array) -> bool:
+        """Whether every cell is a learned category, or a null where there were some."""
+        cells = plain(array)
+        known = pc.is_in(cells.drop_null(), value_set=self.categories)
+        return (cells.null_count == 0 or self.nulls > 0) and bool(pc.all(known, min_count=0).as_py())
+
     def notes(self) -> tuple[str, ...]:
         """Say how many rows held categories that were too rare."""
         if not self.rare:

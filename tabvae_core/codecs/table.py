@@ -19,7 +19,7 @@ from tabvae_core.codecs.null import NullCodec, NullFitter
 from tabvae_core.codecs.number import NumberCodec, NumberFitter
 from tabvae_core.codecs.ordinal import as_field, base_type
 from tabvae_core.codecs.text import TextCodec, TextFitter
-from tabvae_core.errors import ModelFileError
+from tabvae_core.errors import ModelFileError, SpecError
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.schema import ColumnSchema, TableSchema
 from tabvae_core.spec import Kind, PrivacySpec
@@ -180,11 +180,26 @@ class TableCodec:
         return cls(schema, tuple(codecs))
 
     def encode_given(self, given: Mapping[str, Any]) -> Iterator[tuple[int, int, float]]:
-        """Encode given values as (slot, token, value), for slots of the given columns."""
+        """Encode given values as (slot, token, value), for slots of the given columns.
+
+        Raises:
+            SpecError: There is no such column, or its value was never learned.
+
+        """
         arrow = self.schema.arrow
         for name, value in given.items():
+            if name not in self.schema.names:
+                raise SpecError(
+                    f"given: there is no column {name!r}", hint=f"columns: {', '.join(self.schema.names)}"
+                )
             index = self.schema.names.index(name)
-            cell = self.codecs[index].encode(pa.array([value], type=arrow.field(name).type))
+            array = pa.array([value], type=arrow.field(name).type)
+            if not self.codecs[index].knows(array):
+                raise SpecError(
+                    f"given: column {name!r} never had the value {value!r} in enough rows to be learned",
+                    hint="give a more frequent value, or lower privacy.min_category_rows and fit again",
+                )
+            cell = self.codecs[index].encode(array)
             for k, slot in enumerate(self.slots_of(name)):
                 yield slot, int(cell.tokens[0, k]), float((cell.low[0, k] + cell.high[0, k]) / 2)
 

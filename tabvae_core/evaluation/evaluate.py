@@ -184,6 +184,7 @@ def _column(inputs: _Inputs, column: ColumnSchema, view: ColumnView | None) -> C
         for side, suffix in zip(inputs.others, ("", "_floor"), strict=False):
             figures[f"shape{suffix}"] = _rounded(shape_error(view, side))
             figures[f"jsd{suffix}"] = _rounded(bins.distance(cells[Side.HOLDOUT], cells[side]))
+        figures["jsd_chance"] = _rounded(bins.chance(cells[Side.HOLDOUT], cells[Side.SYNTHETIC]))
         real, synthetic = view.values[Side.HOLDOUT], view.values[Side.SYNTHETIC]
         figures["auc"] = _rounded(column_auc(real, synthetic, seed=inputs.seed))
     return ColumnEvaluation(

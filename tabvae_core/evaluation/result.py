@@ -56,6 +56,8 @@ class ColumnEvaluation(_Part):
     jsd: float | None = None
     """Jensen-Shannon distance, base 2, in [0, 1]."""
     jsd_floor: float | None = None
+    jsd_chance: float | None = None
+    """Distance that two samples of one distribution and of these sizes exceed in one case of a hundred."""
     nulls_real: float
     """Share of nulls among the held-out rows, in [0, 1]."""
     nulls_synthetic: float

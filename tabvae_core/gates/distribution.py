@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from tabvae_core.evaluation.divergence import Histogram
+from tabvae_core.evaluation.divergence import Histogram, chance_distance
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind
 
@@ -27,7 +27,12 @@ def reference_histograms(holdout: pa.Table, schema: TableSchema) -> dict[str, Hi
 
 
 def floors_of(references: dict[str, Histogram], train: pa.Table) -> dict[str, float]:
-    """Jensen-Shannon distance of the training rows to each reference: as far apart as real rows are."""
-    return {
-        name: reference.distance(reference.bins.counts(train.column(name))) for name, reference in references.items()
-    }
+    """Jensen-Shannon distance of the training rows to each reference: as far apart as real rows are.
+
+    Where there are few rows, it is at least the distance that chance alone explains.
+    """
+    floors = {}
+    for name, reference in references.items():
+        counts = reference.bins.counts(train.column(name))
+        floors[name] = max(reference.distance(counts), chance_distance(reference.counts, counts))
+    return floors

@@ -5,7 +5,6 @@ See `models/vae.py` for the network and `docs/decisions/` for what was measured 
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -19,11 +18,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tabvae_core.budget import SMALL_ROWS, training_budget
 from tabvae_core.bundle import Bundle, read_bundle, write_bundle
 from tabvae_core.codecs.base import Encoded
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError, SpecError
+from tabvae_core.errors import DataError, ModelFileError
 from tabvae_core.models.vae import Draws, Layout, NetworkSize, Restriction, TabularVAE
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.schema import TableSchema
@@ -139,7 +139,7 @@ class VAESynthesizer(Synthesizer):
 
     def _size(self, rows: int) -> NetworkSize:
         """Few rows ask for coarser features of numbers and more regularisation, or the network knows rows by heart."""
-        asked, small = self._options, rows < 3_000
+        asked, small = self._options, rows < SMALL_ROWS
         width = asked.width or 96
         return NetworkSize(
             width=width,
@@ -153,21 +153,15 @@ class VAESynthesizer(Synthesizer):
         )
 
     def _plan(self, rows: int, spent: float) -> TrainingPlan:
-        """Small tables need steps, not epochs; wide ones cost more a step and get fewer."""
-        batch = self.model.batch_size or (64 if rows < 3_000 else 128 if rows < 15_000 else 256)
-        wanted = 1_600 if rows >= 15_000 else 2_400 if rows >= 3_000 else 900
-        slots = len(self._codec.slots) if self._codec else 1
-        steps = wanted * min(1.0, max(0.5, (20 / max(slots, 1)) ** 0.5))
-        epochs = self.model.epochs or int(np.clip(math.ceil(steps * batch / rows), 3, 300))
-        limit = None if self.model.max_seconds is None else max(1.0, self.model.max_seconds - spent)
+        budget = training_budget(rows, len(self._fitted.slots), self.model)
         return TrainingPlan(
-            epochs=epochs,
-            batch_size=batch,
-            learning_rate=self.model.learning_rate or (1e-3 if rows < 3_000 else 2e-3),
+            epochs=budget.epochs,
+            batch_size=budget.batch_size,
+            learning_rate=budget.learning_rate,
             weight_decay=0.02,
-            patience=max(8, epochs // 3),
+            patience=max(8, budget.epochs // 3),
             seed=self.model.seed,
-            max_seconds=limit,
+            max_seconds=None if self.model.max_seconds is None else max(1.0, self.model.max_seconds - spent),
         )
 
     @property
@@ -414,8 +408,6 @@ def _with_given(table: pa.Table, given: Mapping[str, Any]) -> pa.Table:
     """Set given columns to exactly what was given, also where the codec knows values only roughly."""
     for name, value in given.items():
         index = table.schema.get_field_index(name)
-        if index < 0:
-            raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(table.column_names)}")
         field = table.schema.field(index)
         table = table.set_column(index, field, pa.array([value] * table.num_rows, type=field.type))
     return table

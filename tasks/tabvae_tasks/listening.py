@@ -5,6 +5,7 @@ A command line that runs a flow in its own process adds its terminal with `also_
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +56,42 @@ def task_progress(table: str) -> Iterator[Progress]:
     if TaskRunContext.get() is None:
         yield _listener.get()
         return
-    yield _TaskListener(table, _listener.get())
+    with _notices_logged():
+        yield _TaskListener(table, _listener.get())
+
+
+@contextmanager
+def _notices_logged() -> Iterator[None]:
+    """Send the core's notices, such as what is done with free text, to the run's log in Prefect's API.
+
+    Prefect itself takes up loggers of other packages only where an operator lists them in its settings.
+    """
+    logger, handler = logging.getLogger("tabvae_core"), _RunHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _RunHandler(logging.Handler):
+    """Passes records on to the log of one task run; those of runs beside it in the same process are not its own."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._run, self._log = _task_run_id(), get_run_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if _task_run_id() == self._run:
+            self._log.log(record.levelno, record.getMessage())
+
+
+def _task_run_id() -> UUID | None:
+    context = TaskRunContext.get()
+    return context.task_run.id if context is not None else None
 
 
 class _TaskListener:

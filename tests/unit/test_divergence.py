@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tabvae_core.evaluation.divergence import Histogram, ReferenceBins, jensen_shannon_distance
+from tabvae_core.evaluation.divergence import Histogram, ReferenceBins, chance_distance, jensen_shannon_distance
 
 
 def test_distance_of_known_histograms() -> None:
@@ -66,3 +66,13 @@ def test_new_categories_and_lost_nulls_count() -> None:
     bins = ReferenceBins.fit(pa.array(["a", "b", None, None]))
     assert bins.counts(pa.array(["a", "x", "y", None])).tolist() == [1, 0, 2, 1]
     assert bins.distance(pa.array(["a", "b"]), pa.array(["x", "y"])) == 1.0
+
+
+def test_chance_is_exceeded_once_in_a_hundred() -> None:
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(12))
+    beyond = 0
+    for _ in range(2000):
+        a, b = rng.multinomial(300, shares), rng.multinomial(500, shares)
+        beyond += jensen_shannon_distance(a, b) > chance_distance(a, b)
+    assert 2 <= beyond <= 50

@@ -243,6 +243,13 @@ class ColumnFigures:
     name: str
     jsd: float | None
     jsd_floor: float | None = None
+    jsd_chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    holdout: int
+    synthetic: int
 
 
 GOOD = {"shape": Figure(1.0), "trend": Figure(2.0, 1.0), "c2st": Figure(0.6, 0.5), "copies": Figure(0.0, 0.0)}
@@ -285,3 +292,11 @@ def test_figures_beyond_their_threshold_are_refused(name: str, figure: Figure, g
 def test_what_was_not_measured_refuses_nothing() -> None:
     results = gate_metrics({"trend": Figure(None)}, [], GateSpec())
     assert all(result.passed and "could not be measured" in result.detail for result in results)
+
+
+def test_few_rows_are_given_what_chance_explains() -> None:
+    figures = {**GOOD, "copies": Figure(35.0, 30.0)}
+    few = gate_metrics(figures, [ColumnFigures("a", 0.30, 0.10, 0.20)], GateSpec(), rows=Rows(263, 263))
+    many = gate_metrics(figures, [ColumnFigures("a", 0.30, 0.10, 0.01)], GateSpec(), rows=Rows(26_300, 26_300))
+    assert {result.name: result.passed for result in few} == {"jsd": True, "trend": True, "auc": True, "copies": True}
+    assert {result.name for result in many if not result.passed} == {"jsd", "copies"}

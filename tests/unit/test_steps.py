@@ -183,7 +183,7 @@ def test_too_small_tables(folder: Path, table: pa.Table, rows: int) -> None:
     [
         ({"columns": {"nope": {"kind": "number"}}}, "no column 'nope'"),
         ({"target_column": "nope"}, "target_column names 'nope'"),
-        ({"sample": {"given": {"nope": 1}}}, "no column 'nope'"),
+        ({"sample": {"given": {"nope": 1}}, "model": {"method": "vae"}}, "no column 'nope'"),
         ({"rules": ["nope > 1"]}, "nope"),
     ],
 )

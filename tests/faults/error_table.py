@@ -1,0 +1,900 @@
+"""Every bad input, run through the real command line, and the table of docs/errors.md made of what came out.
+
+    python tests/faults/error_table.py --write      # after a message changed on purpose
+
+Each case runs in a folder of its own. What a case leaves behind is found by comparing the folder, and the bucket where
+there is one, before and after; temporary files must be gone.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from s3_servers import Store, moto_store, rclone_store, refused_endpoint
+from tabvae_flows.cli import _run
+
+__all__ = ["CASES", "DOCUMENT", "Bench", "Case", "Outcome", "document", "row_of"]
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
+SECRET = "hushhushhushhush"
+WORDS = ("aubergine", "brinjal", "courgette")
+"""Cells of the source, which no message may quote."""
+
+Spec = dict[str, Any]
+
+
+# ---------------------------------------------------------------- tables
+
+
+def orders(rows: int = 120, seed: int = 0) -> pa.Table:
+    """A small table whose cells are easy to find in a message."""
+    rng = np.random.default_rng(seed)
+    opened = np.datetime64("2021-03-01") + rng.integers(0, 500, rows)
+    return pa.table(
+        {
+            "key": pa.array([f"ZK-{k:06d}" for k in rng.permutation(rows)]),
+            "age": pa.array(rng.integers(18, 80, rows), pa.int16()),
+            "amount": pa.array(np.round(rng.lognormal(6, 1, rows), 2), mask=rng.random(rows) < 0.1),
+            "kind": pa.array(rng.choice(WORDS, rows)),
+            "opened": pa.array(opened.astype("datetime64[D]"), pa.date32()),
+            "closed": pa.array((opened + rng.integers(0, 90, rows)).astype("datetime64[D]"), pa.date32()),
+        }
+    )
+
+
+def remarks(rows: int) -> list[str]:
+    """Free text, no two alike."""
+    rng = np.random.default_rng(1)
+    words = np.array([*WORDS, "crate", "late", "box", "open", "call", "good", "refund", "fee", "asks"])
+    return [" ".join(rng.choice(words, 9)) + f" {k}" for k in range(rows)]
+
+
+# ---------------------------------------------------------------- running a case
+
+
+@dataclass(frozen=True)
+class Here:
+    """The folder of a case, and the store it may use."""
+
+    folder: Path
+    bench: Bench
+    store: Store | None = None
+
+    def table(self, table: pa.Table | None = None, name: str = "orders.parquet") -> Path:
+        """Write a table; orders by default."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(orders() if table is None else table, path)
+        return path
+
+    def spec(self, name: str = "refresh.yaml", **changes: Any) -> None:
+        """Write a spec of a quick refresh that no gate refuses, with changes."""
+        spec: Spec = {
+            "source": {"uri": "orders.parquet"},
+            "target": {"uri": "out"},
+            "workspace": {"uri": "work"},
+            "model": {"method": "vae_basic", "epochs": 1},
+            "gates": {"max_column_jsd": 1, "max_trend": 100, "max_auc": 1, "max_copies": 100, "data_docs": False},
+        }
+        self.text(name, yaml.safe_dump(spec | changes, sort_keys=False))
+
+    def text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def published(self) -> None:
+        """Publish a version to out/."""
+        shutil.copytree(self.bench.published, self.folder, dirs_exist_ok=True)
+
+    def model(self) -> None:
+        """Put a model into model/."""
+        shutil.copytree(self.bench.model, self.folder / "model")
+
+
+Prepare = Callable[[Here], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bad input, or one that looks bad and works."""
+
+    title: str
+    command: str
+    code: int
+    prepare: Prepare
+    says: tuple[str, ...]
+    """What the message must name: what, where, which column."""
+    store: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    own_process: bool = False
+    file_limit: int | None = None
+    """Bytes that a file may grow to, in place of a full disk; needs a process of its own."""
+    meanwhile: Callable[[], None] | None = None
+    """What another writer does while the command runs."""
+    leaves: tuple[str, ...] = ()
+    """What may be left behind."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a case did."""
+
+    code: int
+    out: str
+    err: str
+    left: tuple[str, ...]
+    temporary: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """The error and its hint; notes and the result where it worked. Progress is left out."""
+        kept = [line for line in self.err.splitlines() if line.startswith(("error: ", "hint: ", "note: "))]
+        return "\n".join([*kept, *([] if self.code else self.out.splitlines()[:1])])
+
+
+class Bench:
+    """Where cases run: folders, stores, and what several cases begin with.
+
+    Args:
+        folder: Empty folder.
+        stores: Give a running store by its name.
+
+    """
+
+    def __init__(self, folder: Path, stores: Callable[[str], Store]) -> None:
+        self.folder, self._stores, self._count = folder, stores, 0
+
+    def run(self, case: Case) -> Outcome:
+        """Run a case in a new folder."""
+        self._count += 1
+        folder = self.folder / f"case{self._count}"
+        (folder / "here").mkdir(parents=True)
+        (folder / "tmp").mkdir()
+        store = self._stores(case.store) if case.store else None
+        here = Here(folder / "here", self, store)
+        with _environment(case.environment | _access(case, store), folder / "tmp"), _inside(here.folder):
+            case.prepare(here)
+            before = _everything(here)
+            command = [part.format(endpoint=_endpoint(case, store)) for part in shlex.split(case.command)][1:]
+            code, out, err = self._call(case, command)
+            changed = sorted(name for name, content in _everything(here).items() if before.get(name) != content)
+            gone = [f"removed {name}" for name in before if name not in _everything(here)]
+        left = tuple(sorted({_place(name) for name in [*changed, *gone]}))
+        clean = _normal(here.folder)
+        return Outcome(code, clean(out), clean(err), left, tuple(p.name for p in (folder / "tmp").iterdir()))
+
+    @staticmethod
+    def _call(case: Case, command: list[str]) -> tuple[int, str, str]:
+        if case.own_process or case.file_limit:
+            return run_process(command, case.file_limit)
+        with ExitStack() as stack:
+            if case.meanwhile is not None:
+                stack.enter_context(_interrupted(case.meanwhile))
+            return run_here(command)
+
+    @cached_property
+    def model(self) -> Path:
+        """A model of orders."""
+        here = Here(self.folder / "made-model", self)
+        here.folder.mkdir()
+        here.table()
+        here.text("fast.yaml", "model: {method: vae_basic, epochs: 1}")
+        with _inside(here.folder):
+            code, _, err = run_here(["fit", "orders.parquet", "model", "--spec", "fast.yaml"])
+        assert code == 0, err
+        return here.folder / "model"
+
+    @cached_property
+    def published(self) -> Path:
+        """A folder with orders, a spec, and one published version."""
+        here = Here(self.folder / "made-release", self)
+        here.folder.mkdir()
+        here.table()
+        here.spec()
+        with _inside(here.folder):
+            code, _, err = run_here(["refresh", "refresh.yaml", "--no-prefect"])
+        assert code == 0, err
+        return here.folder
+
+
+def run_here(command: list[str]) -> tuple[int, str, str]:
+    """Call the command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = _run(command)
+    return code, out.getvalue(), err.getvalue()
+
+
+def run_process(command: list[str], file_limit: int | None = None, timeout: float = 120) -> tuple[int, str, str]:
+    """Call the command line as users do."""
+
+    def limit() -> None:
+        if file_limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "tabvae_flows.cli", *command],
+        capture_output=True, text=True, timeout=timeout, check=False, preexec_fn=limit,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def _access(case: Case, store: Store | None) -> dict[str, str]:
+    """The store's keys as everybody's AWS variables; a case's own variables come before them."""
+    if store is None:
+        return {}
+    prefix = store.storage.credentials.removeprefix("env:")
+    keys = {f"AWS_{name}": os.environ[f"{prefix}_{name}"] for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")}
+    return {name: value for name, value in keys.items() if name not in case.environment}
+
+
+def _endpoint(case: Case, store: Store | None) -> str:
+    if store is not None:
+        return store.storage.endpoint_url or ""
+    return refused_endpoint() if "{endpoint}" in case.command else ""
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str], temporary: Path) -> Iterator[None]:
+    changed = dict(variables) | {"TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    with mock.patch.dict(os.environ, changed), mock.patch.object(tempfile, "tempdir", None):
+        yield
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@contextmanager
+def _interrupted(meanwhile: Callable[[], None]) -> Iterator[None]:
+    """Let another writer act after the table was made and before it is published."""
+    from tabvae_core import steps
+
+    evaluate = steps.evaluate
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        with mock.patch.object(steps, "evaluate", evaluate):
+            meanwhile()
+        return evaluate(*args, **kwargs)
+
+    with mock.patch.object(steps, "evaluate", slow):
+        yield
+
+
+def _everything(here: Here) -> dict[str, str]:
+    found = {
+        str(path.relative_to(here.folder)): sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in here.folder.rglob("*")
+    }
+    if here.store is not None:
+        from tabvae_core.storage import list_folder
+
+        found |= {f"s3://errors/{k}": str(v) for k, v in list_folder("s3://errors", here.store.storage).items()}
+    return found
+
+
+_VERSION = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+def _place(name: str) -> str:
+    """Say where something was left: a run's records and a version's files as their folder."""
+    name = _VERSION.sub("VERSION", name)
+    for folder, shown in ((r"work(/runs(/[^/]+)?)?", "work/runs/RUN/"), (r"(.*/VERSION)", r"\1/")):
+        if found := re.match(rf"{folder}(/|$)", name):
+            return found.expand(shown) if "\\1" in shown else shown
+    return name
+
+
+def _normal(folder: Path) -> Callable[[str], str]:
+    """Take out of a text what differs from machine to machine and from run to run."""
+
+    def clean(text: str) -> str:
+        text = text.replace(f"{folder}/", "").replace(str(folder), ".")
+        text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", _VERSION.sub("VERSION", text))
+        text = re.sub(r"(distance|limit|figure|AUC|floor|value) \d+(\.\d+)?(e-\d+)?", r"\1 N", text)
+        return re.sub(r"\b\d+ of \d+ gates", "N of M gates", text)
+
+    return clean
+
+
+# ---------------------------------------------------------------- the cases
+
+
+def plain(here: Here) -> None:
+    """Orders, and a spec."""
+    here.table()
+    here.spec()
+
+
+def only_table(here: Here) -> None:
+    here.table()
+    here.text("fast.yaml", "model: {method: vae_basic, epochs: 1}")
+
+
+def spec_with(**changes: Any) -> Prepare:
+    def prepare(here: Here) -> None:
+        here.table()
+        here.spec(**changes)
+
+    return prepare
+
+
+def spec_text(text: str) -> Prepare:
+    def prepare(here: Here) -> None:
+        here.table()
+        here.text("refresh.yaml", text)
+
+    return prepare
+
+
+def table_of(table: Callable[[], pa.Table], **changes: Any) -> Prepare:
+    def prepare(here: Here) -> None:
+        here.table(table())
+        here.spec(**changes)
+
+    return prepare
+
+
+def bytes_of(change: Callable[[bytes], bytes]) -> Prepare:
+    def prepare(here: Here) -> None:
+        path = here.table()
+        path.write_bytes(change(path.read_bytes()))
+        here.spec()
+
+    return prepare
+
+
+def duplicate_columns() -> pa.Table:
+    table = orders()
+    return pa.Table.from_arrays([*table.columns, table["age"]], names=[*table.schema.names, "age"])
+
+
+def nested() -> pa.Table:
+    return orders().append_column("tags", pa.array([[k % 3, k % 5] for k in range(120)]))
+
+
+def free_text() -> pa.Table:
+    return orders().append_column("remark", pa.array(remarks(120)))
+
+
+def expecting(change: Callable[[dict[str, str]], None]) -> Prepare:
+    expected = {f.name: str(f.type) for f in orders(10).schema}
+    change(expected)
+    return spec_with(expect_columns=expected)
+
+
+def others(here: Here) -> None:
+    plain(here)
+    here.table(orders(20), "out/mine.parquet")
+
+
+def damaged_model(here: Here) -> None:
+    here.model()
+    weights = here.folder / "model" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100] + bytes(100))
+
+
+def cut_model(here: Here) -> None:
+    here.model()
+    header = here.folder / "model" / "bundle.json"
+    header.write_text(header.read_text(encoding="utf-8")[:200], encoding="utf-8")
+
+
+def foreign_model(here: Here) -> None:
+    (here.folder / "model").mkdir()
+    here.text("model/bundle.json", '{"format": "another"}')
+
+
+def later_model(here: Here) -> None:
+    here.model()
+    header = here.folder / "model" / "bundle.json"
+    header.write_text(
+        header.read_text(encoding="utf-8").replace('"version": 1,', '"version": 99,', 1), encoding="utf-8"
+    )
+
+
+def model(here: Here) -> None:
+    here.model()
+
+
+def published(here: Here) -> None:
+    here.published()
+
+
+def refused(here: Here) -> None:
+    here.published()
+    here.spec(gates={"max_column_jsd": 0, "max_auc": 0.5, "data_docs": False})
+
+
+def refused_before(here: Here) -> None:
+    refused(here)
+    assert run_here(["refresh", "refresh.yaml", "--no-prefect"])[0] == 4
+
+
+def two_writers(here: Here) -> None:
+    here.table()
+    here.spec()
+    here.spec("other.yaml", sample={"seed": 7})
+
+
+def other_writer() -> None:
+    code, _, err = run_here(["refresh", "other.yaml", "--no-prefect"])
+    assert code == 0, err
+
+
+def in_bucket(here: Here) -> None:
+    assert here.store is not None
+    from tabvae_core.storage import copy_file
+
+    here.store.bucket_uri("errors")
+    copy_file(str(here.table()), "s3://errors/orders.parquet", target_storage=here.store.storage)
+    storage = {"endpoint_url": here.store.storage.endpoint_url, "region": here.store.storage.region}
+    here.spec(
+        source={"uri": "s3://errors/orders.parquet", "storage": storage | {"credentials": "env:LAKE"}},
+        target={"uri": "s3://errors/out", "storage": storage},
+    )
+
+
+def unreachable(here: Here) -> None:
+    here.spec(source={"uri": "s3://lake/orders/", "storage": {"endpoint_url": refused_endpoint()}})
+
+
+def empty_folder(here: Here) -> None:
+    (here.folder / "orders").mkdir()
+    here.text("orders/readme.txt", "nothing here")
+
+
+def constant_given(here: Here) -> None:
+    only_table(here)
+
+
+def two_tables(here: Here) -> None:
+    here.table()
+    here.table(orders(60).rename_columns(["key", "age", "amount", "sort", "opened", "closed"]), "other.parquet")
+
+
+REFRESH = "tabvae refresh refresh.yaml --no-prefect"
+CHECK = "tabvae check refresh.yaml"
+QUICK = "tabvae synthesize orders.parquet out.parquet --spec fast.yaml"
+DRAW = "tabvae sample model out.parquet --rows 50"
+RUN = ("work/runs/RUN/",)
+GOOD_KEYS = {"LAKE_ACCESS_KEY_ID": "key", "LAKE_SECRET_ACCESS_KEY": SECRET}
+
+CASES = (
+    # ---- 2: spec, rule, option
+    Case("unknown command", "tabvae synthesise orders.parquet out.parquet", 2, plain, ("synthesise",)),
+    Case("unknown option", f"{QUICK} --colour red", 2, only_table, ("--colour",), own_process=True),
+    Case("missing argument", "tabvae synthesize orders.parquet", 2, only_table, ("OUT",)),
+    Case("option of another type", f"{QUICK} --rows many", 2, only_table, ("--rows", "many")),
+    Case("option out of range", f"{QUICK} --rows 0", 2, only_table, ("--rows",)),
+    Case("missing spec", REFRESH, 2, lambda here: None, ("refresh.yaml", "does not exist", "tabvae init")),
+    Case("spec that is a folder", REFRESH, 2, lambda here: (here.folder / "refresh.yaml").mkdir(), ("refresh.yaml",)),
+    Case("spec that is not YAML", REFRESH, 2, spec_text("source: {uri: [orders\n"), ("refresh.yaml", "line", "YAML")),
+    Case("spec that is a Parquet file", "tabvae refresh orders.parquet", 2, plain, ("orders.parquet",)),
+    Case("spec that is a list", REFRESH, 2, spec_text("- a\n- b\n"), ("refresh.yaml", "mapping")),
+    Case("empty spec", REFRESH, 2, spec_text(""), ("refresh.yaml",)),
+    Case("spec without source", REFRESH, 2, spec_text("target: {uri: out}\n"), ("source",)),
+    Case("unknown key", REFRESH, 2, spec_with(modle={"epochs": 1}), ("modle", "did you mean 'model'")),
+    Case("unknown nested key", CHECK, 2, spec_with(model={"epoch": 1}), ("model.epoch", "did you mean 'epochs'")),
+    Case("value out of range", REFRESH, 2, spec_with(gates={"holdout": 2}), ("gates.holdout", "less than 0.9")),
+    Case("value of another type", REFRESH, 2, spec_with(model={"epochs": "many"}), ("model.epochs", "integer")),
+    Case("setting without value", f"{REFRESH} --set model.epochs", 2, plain, ("model.epochs", "key=value")),
+    Case(
+        "password in an address",
+        CHECK,
+        2,
+        spec_with(source={"uri": f"s3://key:{SECRET}@lake/orders"}),
+        ("source.uri", "password"),
+    ),
+    Case("unknown storage", "tabvae init lakefs9://orders", 2, plain, ("lakefs9://",)),
+    Case("unknown method", f"{QUICK} --method vea", 2, only_table, ("vea", "did you mean 'vae'")),
+    Case(
+        "unknown model option",
+        REFRESH,
+        2,
+        spec_with(model={"method": "vae_basic", "options": {"latnet": 8}}),
+        ("model.options.latnet", "did you mean 'latent'"),
+        leaves=RUN,
+    ),
+    Case("absent device", REFRESH, 2, spec_with(model={"device": "cuda:0"}), ("cuda:0",), leaves=RUN),
+    Case(
+        "target inside the source",
+        REFRESH,
+        2,
+        spec_with(source={"uri": "lake"}, target={"uri": "lake/synthetic"}),
+        ("target.uri", "source.uri"),
+    ),
+    Case("output that is the source", "tabvae synthesize orders.parquet orders.parquet", 2, plain, ("orders.parquet",)),
+    Case("rule that cannot be read", REFRESH, 2, spec_with(rules=["age >> 5"]), ("age >> 5", "character"), leaves=RUN),
+    Case("rule on an unknown column", CHECK, 2, spec_with(rules=["agee > 5"]), ("agee", "did you mean age")),
+    Case(
+        "rules that exclude each other",
+        REFRESH,
+        2,
+        spec_with(rules=["age > 60", "age < 20"]),
+        ("age > 60", "age < 20"),
+        leaves=RUN,
+    ),
+    Case("rule on text as a number", CHECK, 2, spec_with(rules=["kind > 5"]), ("kind > 5",)),
+    Case(
+        "rule that no drawn row satisfies",
+        REFRESH,
+        2,
+        spec_with(
+            rules=["amount == age * 7"], columns={"amount": {"nullable": False}}, sample={"rows": 20, "max_tries": 2}
+        ),
+        ("amount == age * 7", "cannot be met", "%"),
+        leaves=RUN,
+    ),
+    Case("unknown column in columns", CHECK, 2, spec_with(columns={"agee": {"kind": "number"}}), ("agee",)),
+    Case(
+        "kind that the type cannot have", CHECK, 2, spec_with(columns={"kind": {"kind": "number"}}), ("kind", "number")
+    ),
+    Case("unknown target column", CHECK, 2, spec_with(target_column="agee"), ("target_column", "agee")),
+    Case(
+        "filter on an unknown column",
+        CHECK,
+        2,
+        spec_with(source={"uri": "orders.parquet", "filters": ["agee > 5"]}),
+        ("agee", "did you mean 'age'"),
+    ),
+    Case("given: unknown column", "tabvae synthesize orders.parquet o.parquet --given agee=5", 2, plain, ("agee",)),
+    Case(
+        "given: no equals sign", "tabvae synthesize orders.parquet o.parquet --given age", 2, plain, ("column=value",)
+    ),
+    Case(
+        "given: another type", "tabvae synthesize orders.parquet o.parquet --given age=old", 2, plain, ("age", "int16")
+    ),
+    Case(
+        "given: a category never learned",
+        "tabvae synthesize orders.parquet o.parquet --given kind=daikon",
+        2,
+        plain,
+        ("kind", "categories"),
+    ),
+    Case(
+        "given: an identifier",
+        "tabvae synthesize orders.parquet o.parquet --given key=x",
+        2,
+        plain,
+        ("key", "identifier"),
+    ),
+    Case("given: a method that cannot", f"{QUICK} --given age=35", 2, only_table, ("vae_basic", "given")),
+    Case(
+        "missing credential variable",
+        CHECK,
+        2,
+        in_bucket,
+        ("LAKE_ACCESS_KEY_ID", "LAKE_SECRET_ACCESS_KEY"),
+        store="moto",
+    ),
+    # ---- 3: data
+    Case(
+        "missing file",
+        "tabvae synthesize gone.parquet out.parquet",
+        3,
+        plain,
+        ("gone.parquet", "does not exist"),
+        own_process=True,
+    ),
+    Case("missing source of a refresh", REFRESH, 3, lambda here: here.spec(), ("orders.parquet", "does not exist")),
+    Case("folder without Parquet files", "tabvae init orders", 3, empty_folder, ("orders", "no Parquet file")),
+    Case(
+        "missing bucket",
+        "tabvae init s3://no-such-bucket/t --endpoint-url {endpoint}",
+        3,
+        in_bucket,
+        ("no-such-bucket",),
+        store="moto",
+    ),
+    Case(
+        "file of zero bytes",
+        QUICK,
+        3,
+        lambda here: (only_table(here), bytes_of(lambda b: b"")(here), None)[-1],
+        ("orders.parquet", "zero bytes"),
+    ),
+    Case(
+        "file of another format",
+        REFRESH,
+        3,
+        bytes_of(lambda b: b"key,age\nZK-000001,33\n"),
+        ("orders.parquet", "Parquet"),
+    ),
+    Case("truncated file", REFRESH, 3, bytes_of(lambda b: b[: len(b) // 2]), ("orders.parquet", "truncated")),
+    Case(
+        "damaged rows",
+        REFRESH,
+        3,
+        bytes_of(lambda b: b[:40] + b"\xff" * 900 + b[940:]),
+        ("orders.parquet", "damaged"),
+        leaves=RUN,
+    ),
+    Case("empty table", REFRESH, 3, table_of(lambda: orders(0)), ("orders.parquet", "no rows")),
+    Case("one row", REFRESH, 3, table_of(lambda: orders(1)), ("orders.parquet", "1 row")),
+    Case("nine rows", QUICK, 3, lambda here: (only_table(here), here.table(orders(9)), None)[-1], ("9", "10")),
+    Case(
+        "filters that no row passes",
+        REFRESH,
+        3,
+        spec_with(source={"uri": "orders.parquet", "filters": ["age > 500"]}),
+        ("orders.parquet", "source.filters"),
+    ),
+    Case("duplicate column names", REFRESH, 3, table_of(duplicate_columns), ("age", "more than once")),
+    Case(
+        "nested column, to be refused",
+        REFRESH,
+        3,
+        table_of(nested, unlearnable="refuse"),
+        ("tags", "nested"),
+        leaves=RUN,
+    ),
+    Case(
+        "free text, to be refused",
+        REFRESH,
+        3,
+        table_of(free_text, unlearnable="refuse"),
+        ("remark", "free text"),
+        leaves=RUN,
+    ),
+    Case("drift: a column more", REFRESH, 3, expecting(lambda e: e.pop("amount")), ("added: amount", "expect_columns")),
+    Case("drift: a column less", REFRESH, 3, expecting(lambda e: e.update(city="string")), ("missing: city",)),
+    Case("drift: another type", REFRESH, 3, expecting(lambda e: e.update(age="int64")), ("int64 became int16",)),
+    Case(
+        "unknown column in source.columns",
+        REFRESH,
+        3,
+        spec_with(source={"uri": "orders.parquet", "columns": ["agee", "kind"]}),
+        ("agee", "did you mean 'age'"),
+    ),
+    Case("missing model", DRAW, 3, lambda here: None, ("model", "tabvae fit")),
+    Case("foreign folder as a model", DRAW, 3, foreign_model, ("model/bundle.json", "not a tabvae bundle")),
+    Case("cut model header", DRAW, 3, cut_model, ("model/bundle.json", "damaged")),
+    Case("damaged model weights", DRAW, 3, damaged_model, ("weights.safetensors", "damaged"), own_process=True),
+    Case("model of a later format", DRAW, 3, later_model, ("99",)),
+    Case(
+        "comparing tables of other columns",
+        "tabvae evaluate orders.parquet other.parquet",
+        3,
+        two_tables,
+        ("other.parquet", "sort"),
+    ),
+    Case(
+        "rollback to an unknown version",
+        "tabvae rollback out 20200101T000000Z-00000000",
+        3,
+        published,
+        ("out", "has no version", "versions:"),
+    ),
+    Case("rollback where nothing was published", "tabvae rollback nowhere v1", 3, lambda here: None, ("nowhere",)),
+    # ---- 4: gates
+    Case(
+        "table that the gates refuse",
+        REFRESH,
+        4,
+        refused,
+        ("gates refused", "out/quarantine/", "report.html"),
+        leaves=(*RUN, "out/quarantine", "out/quarantine/VERSION/"),
+    ),
+    Case("the same again", REFRESH, 4, refused_before, ("gates refused", "--force"), leaves=RUN),
+    # ---- 5: another writer
+    Case(
+        "another writer published meanwhile",
+        REFRESH,
+        5,
+        two_writers,
+        ("out", "meanwhile"),
+        meanwhile=other_writer,
+        leaves=(*RUN, "out", "out/current.json", "out/versions", "out/versions/VERSION/"),
+    ),
+    # ---- 6: storage
+    Case(
+        "wrong secret",
+        "tabvae init s3://errors/orders.parquet --endpoint-url {endpoint}",
+        6,
+        in_bucket,
+        ("s3://errors/orders.parquet", "credentials"),
+        store="moto",
+        environment={"AWS_SECRET_ACCESS_KEY": SECRET},
+    ),
+    Case(
+        "wrong secret, another store",
+        CHECK,
+        6,
+        in_bucket,
+        ("s3://errors/orders.parquet", "credentials"),
+        store="rclone",
+        environment=GOOD_KEYS,
+    ),
+    Case(
+        "unknown access key",
+        "tabvae releases s3://errors/out --endpoint-url {endpoint}",
+        6,
+        in_bucket,
+        ("s3://errors/out",),
+        store="moto",
+        environment={"AWS_ACCESS_KEY_ID": SECRET},
+        own_process=True,
+    ),
+    Case(
+        "refused connection",
+        "tabvae init s3://lake/orders/ --endpoint-url {endpoint}",
+        6,
+        plain,
+        ("s3://lake/orders", "cannot be reached"),
+        environment={"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": SECRET},
+    ),
+    Case(
+        "full disk, while sampling",
+        "tabvae sample model out.parquet --rows 20000",
+        6,
+        model,
+        ("out.parquet",),
+        file_limit=60_000,
+    ),
+    Case(
+        "full disk, while training",
+        "tabvae fit orders.parquet model --spec fast.yaml",
+        6,
+        only_table,
+        ("size",),
+        file_limit=20_000,
+    ),
+    Case("read-only target", CHECK, 6, spec_with(target={"uri": "/sys/kernel/tabvae"}), ("/sys/kernel/tabvae",)),
+    Case("read-only output", "tabvae synthesize orders.parquet /sys/kernel/tabvae.parquet", 6, plain, ("/sys/kernel",)),
+    Case(
+        "output below a file",
+        "tabvae synthesize orders.parquet orders.parquet/out.parquet",
+        6,
+        plain,
+        ("orders.parquet",),
+    ),
+    Case("read-only model folder", "tabvae fit orders.parquet /sys/kernel/model", 6, plain, ("/sys/kernel/model",)),
+    Case("output folder with other tables", "tabvae synthesize orders.parquet out", 6, others, ("out", "mine.parquet")),
+    # ---- 0: looks bad and works
+    Case(
+        "one column",
+        QUICK,
+        0,
+        lambda here: (only_table(here), here.table(orders().select(["kind"])), None)[-1],
+        ("120 rows, 1 columns",),
+        leaves=("out.parquet",),
+    ),
+    Case(
+        "constant column",
+        QUICK,
+        0,
+        lambda here: (only_table(here), here.table(orders().append_column("c", pa.array(["x"] * 120))), None)[-1],
+        ("120 rows",),
+        leaves=("out.parquet",),
+    ),
+    Case(
+        "nothing but a constant column",
+        "tabvae synthesize orders.parquet out.parquet",
+        0,
+        lambda here: (here.table(pa.table({"c": ["x"] * 40})), None)[-1],
+        ("40 rows",),
+        leaves=("out.parquet",),
+    ),
+    Case(
+        "all-null column",
+        QUICK,
+        0,
+        lambda here: (only_table(here), here.table(orders().append_column("n", pa.nulls(120, pa.int64()))), None)[-1],
+        ("120 rows",),
+        leaves=("out.parquet",),
+    ),
+    Case(
+        "nested column",
+        QUICK,
+        0,
+        lambda here: (only_table(here), here.table(nested()), None)[-1],
+        ("tags", "nulls only"),
+        leaves=("out.parquet",),
+    ),
+    Case(
+        "free text",
+        QUICK,
+        0,
+        lambda here: (only_table(here), here.table(free_text()), None)[-1],
+        ("remark", "new text"),
+        leaves=("out.parquet",),
+    ),
+    Case("target without releases", "tabvae releases nowhere", 0, lambda here: None, ("nowhere", "no releases")),
+)
+
+
+# ---------------------------------------------------------------- the document
+
+_HEAD = """# Errors
+
+Every bad input that the tests know, run through the real command line: what it says, how it ends, what it leaves.
+This table is made by `tests/faults/error_table.py --write`; a test fails when it no longer says the truth.
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | a fault of tabvae itself; `TABVAE_DEBUG=1` shows the traceback |
+| 2 | the spec, a rule or an option |
+| 3 | the table, or a model file |
+| 4 | a gate refused the table: it is in quarantine, the published version stays |
+| 5 | another writer published first |
+| 6 | storage: access, network, disk |
+| 130 | interrupted |
+
+`RUN` is a run's records in the workspace, with which the next try goes on; `VERSION`, `PORT` and `N` differ from run to
+run. With `--json`, the same stands on stdout as `{"error": {"kind", "message", "hint", "exit_code"}}`.
+
+| input | command | message | exit code | left behind |
+|---|---|---|---|---|
+"""
+
+
+def document(rows: list[str]) -> str:
+    """The whole of docs/errors.md."""
+    return _HEAD + "\n".join(rows) + "\n"
+
+
+def row_of(case: Case, outcome: Outcome) -> str:
+    """A case's line of the table."""
+    command = case.command.replace("{endpoint}", "http://127.0.0.1:PORT")
+    left = ", ".join(f"`{place}`" for place in outcome.left) or "nothing"
+    cells = (case.title, f"`{command}`", "<br>".join(outcome.message.splitlines()), str(outcome.code), left)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _write() -> None:
+    from conftest import isolated_credentials
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        root = Path(folder)
+        stack.enter_context(isolated_credentials(root / "none"))
+        running: dict[str, Store] = {}
+
+        def store(name: str) -> Store:
+            if name not in running:
+                (root / name).mkdir()
+                server = moto_store(root / name / "log") if name == "moto" else rclone_store(root / name)
+                running[name] = stack.enter_context(server)
+            return running[name]
+
+        bench = Bench(root, store)
+        rows = [row_of(case, bench.run(case)) for case in CASES]
+        DOCUMENT.write_text(document(rows), encoding="utf-8")
+        print(f"wrote {DOCUMENT}: {len(rows)} inputs")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write"]:
+        sys.exit(__doc__)
+    _write()
