@@ -119,7 +119,7 @@ def fit_table(spec: RefreshSpec, folder: str, *, progress: Progress = silent) ->
     place = _local_folder(folder)
     _check_model_folder(str(place))
     with _beside(str(place)) as staged:
-        synthesizer = _fitted(spec, progress, staged / "checkpoint")
+        synthesizer = _fitted(spec, progress, staged / "checkpoint", folder)
         _save(synthesizer, staged / "bundle", folder)
         _replace_folder(staged / "bundle", place)
     return FitSummary(
@@ -152,8 +152,8 @@ def synthesize(
 
     _check_out(out, open_source(spec).schema, spec.source.uri, endpoint_url)
     with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
-        synthesizer = _fitted(spec, progress, Path(folder) / "checkpoint")
-        _save(synthesizer, Path(folder) / "bundle", folder)
+        synthesizer = _fitted(spec, progress, Path(folder) / "checkpoint", tempfile.gettempdir())
+        _save(synthesizer, Path(folder) / "bundle", tempfile.gettempdir())
         rows = spec.sample.rows or synthesizer.schema.rows
         return _draw(Path(folder) / "bundle", out, spec, rows, endpoint_url, progress)
 
@@ -254,14 +254,16 @@ def _local_folder(folder: str) -> Path:
     return place
 
 
-def _fitted(spec: RefreshSpec, progress: Progress, checkpoint: Path) -> Synthesizer:
-    from tabvae_core.steps import check_columns, learn, open_source
+def _fitted(spec: RefreshSpec, progress: Progress, checkpoint: Path, place: str) -> Synthesizer:
+    """Learn a whole table; `place` names the disk of the checkpoint in errors."""
+    from tabvae_core.steps import check_columns, check_names, check_size, learn, open_source
 
     source = open_source(spec)
     check_columns(spec, source.schema)
-    if source.num_rows == 0:
-        raise DataError(f"{spec.source.uri} has no rows", hint="a table is learned from its rows")
-    synthesizer = learn(spec, source, checkpoint=checkpoint, progress=progress)
+    check_names(spec, source.schema)
+    check_size(spec, source, split=False)
+    with store.storage_errors(place):
+        synthesizer = learn(spec, source, checkpoint=checkpoint, progress=progress)
     source.verify()
     return synthesizer
 

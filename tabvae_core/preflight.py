@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +14,7 @@ from tabvae_core.errors import TabvaeError
 from tabvae_core.lake import ParquetSource
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
-from tabvae_core.spec import RefreshSpec, StorageSpec
+from tabvae_core.spec import RefreshSpec
 from tabvae_core.tables import RowSplit
 
 __all__ = ["CheckReport", "Estimate", "Finding", "check"]
@@ -140,7 +137,7 @@ def check(spec: RefreshSpec, *, progress: Progress = silent) -> CheckReport:
         ("workspace", spec.workspace.uri, spec.workspace.storage),
     ):
         with found.looking_at(name) as say:
-            _probe(uri, storage)
+            store.check_writable(uri, storage)
             say(f"{store.safe_uri(uri)} can be written")
     return CheckReport(
         ok=all(finding.ok for finding in found.items),
@@ -187,24 +184,6 @@ def _look_at_columns(
             check_learnable(spec.sample.given, source, schema, spec.privacy)
             say(f"{len(spec.rules)} rules, {len(spec.sample.given)} given values")
     return schema
-
-
-def _probe(uri: str, storage: StorageSpec) -> None:
-    """Write a small object and remove it, and any folder that was made for it."""
-    if store.is_local(uri):
-        _probe_disk(store.filesystem(uri)[1])
-        return
-    probe = store.join_uri(uri, f".tabvae-probe-{secrets.token_hex(4)}")
-    store.write_bytes(probe, b"", storage)
-    store.remove_file(probe, storage)
-
-
-def _probe_disk(path: str) -> None:
-    folder = path
-    while not os.path.lexists(folder) and os.path.dirname(folder) != folder:
-        folder = os.path.dirname(folder)
-    with store.storage_errors(path), tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"0")
 
 
 def _rough(value: float) -> float:

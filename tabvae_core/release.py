@@ -389,16 +389,22 @@ def _manifest(place: _Place, version: str) -> Manifest:
 def _current_version(place: _Place) -> str:
     pointer = read_pointer(place.uri, place.storage).pointer
     if pointer is None:
-        raise DataError(
-            f"nothing was published to {store.safe_uri(place.uri)} yet",
-            hint="`tabvae refresh SPEC` publishes",
-        )
+        raise _nothing_published(place)
     return pointer.version
 
 
 def _unknown(place: _Place, version: str, pointer: Pointer | None) -> DataError:
-    known = ", ".join(sorted(pointer.published, reverse=True)) if pointer else "none"
+    if pointer is None:
+        return _nothing_published(place)
+    known = ", ".join(sorted(pointer.published, reverse=True))
     return DataError(f"{store.safe_uri(place.uri)} has no version {version!r}", hint=f"versions: {known}")
+
+
+def _nothing_published(place: _Place) -> DataError:
+    return DataError(
+        f"nothing was published to {store.safe_uri(place.uri)} yet",
+        hint="check the address; `tabvae refresh SPEC` publishes",
+    )
 
 
 def _info(place: _Place, version: str, pointer: Pointer) -> ReleaseInfo:

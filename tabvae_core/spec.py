@@ -237,6 +237,8 @@ class RefreshSpec(_Part):
     def _between_fields(self) -> Self:
         if _same_place(self.source.uri, self.target.uri):
             raise ValueError("target.uri must not lie in source.uri or hold it: a release would become its own source")
+        if _shows_in(self.workspace.uri, self.source.uri):
+            raise ValueError("workspace.uri must not lie in source.uri: tables drawn there would become its own source")
         if self.source.columns is not None:
             known = set(self.source.columns)
             for where, names in (("columns", self.columns), ("sample.given", self.sample.given)):
@@ -261,9 +263,19 @@ def _checked_uri(value: str) -> str:
 
 
 def _same_place(a: str, b: str) -> bool:
-    first, second = (str(Path(uri).absolute()) if "://" not in uri else uri for uri in (a, b))
-    first, second = first.rstrip("/") + "/", second.rstrip("/") + "/"
+    first, second = _folder(a), _folder(b)
     return first.startswith(second) or second.startswith(first)
+
+
+def _shows_in(place: str, source: str) -> bool:
+    """Whether a reader of a source would take up what lies in a place; names that begin with . or _ are passed over."""
+    inner, outer = _folder(place), _folder(source)
+    below = inner.removeprefix(outer)
+    return inner.startswith(outer) and not any(part[0] in "._" for part in below.split("/") if part)
+
+
+def _folder(uri: str) -> str:
+    return (str(Path(uri).absolute()) if "://" not in uri else uri).rstrip("/") + "/"
 
 
 def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> RefreshSpec:
@@ -283,11 +295,12 @@ def parse_spec(data: Mapping[str, Any], *, where: str = "spec") -> RefreshSpec:
 
 
 def _one_line(detail: Any) -> str:
-    path = ".".join(str(part) for part in detail["loc"]) or "spec"
+    path = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"{path} is not a known key{_near(path)}"
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}" if message else path
+    message = f"{message[:1].lower()}{message[1:]}"
+    return f"{path}: {message}" if path else message
 
 
 def _near(path: str) -> str:
@@ -317,14 +330,23 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(f"spec {file} does not exist", hint="`tabvae init SOURCE -o refresh.yaml` writes one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"spec {file} cannot be read: {error.__class__.__name__}") from None
+    except IsADirectoryError:
+        raise SpecError(f"spec {file} is a folder", hint="name the YAML file of the refresh") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"spec {file} is not a text file", hint="name the YAML file of the refresh") from None
+    except OSError as error:
+        reason = (error.strerror or error.__class__.__name__).lower()
+        raise SpecError(f"spec {file} cannot be read: {reason}", hint="check that this user may read it") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise SpecError(f"spec {file}{line} is not valid YAML", hint="check indentation, colons and quotes") from None
     if not isinstance(data, dict):
-        raise SpecError(f"spec {file} must be a mapping of keys, however: {type(data).__name__}")
+        what = "it is empty" if data is None else f"it is a {'list' if isinstance(data, list) else 'single value'}"
+        raise SpecError(
+            f"spec {file} must be a mapping of keys, however {what}",
+            hint="`tabvae init SOURCE` writes a valid spec to compare with",
+        )
     return data
 
 

@@ -8,6 +8,7 @@ step whose record stands is skipped. So a killed run goes on where it stopped wh
 
 from __future__ import annotations
 
+import difflib
 import logging
 import secrets
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from tabvae_core.workspace import Run, run_id_of
 __all__ = [
     "check_columns",
     "check_method",
+    "check_names",
     "check_settings",
     "check_size",
     "decisions",
@@ -108,12 +110,14 @@ def snapshot(spec: RefreshSpec, *, force: bool = False, progress: Progress = sil
     Raises:
         DataError: The source is missing, malformed, or has too few rows to hold some out.
         SchemaDrift: Its columns are not those of `expect_columns`.
+        SpecError: The spec names a column that there is not, or has a rule that cannot be read.
         StorageError: It cannot be reached.
 
     """
     progress(ProgressEvent("snapshot", 0, message=f"reading {spec.source.uri}"))
     source = open_source(spec)
     check_columns(spec, source.schema)
+    check_names(spec, source.schema)
     check_size(spec, source)
     run_id = run_id_of(spec, source.fingerprint) + (f"-{secrets.token_hex(4)}" if force else "")
     reference = SnapshotRef(
@@ -138,12 +142,18 @@ def up_to_date(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
 
     A version that this run published and that was rolled back since stays rolled back: the current release is then
     returned as well, because only a changed source or spec, or `force`, asks for a new one.
+
+    Raises:
+        StorageError: There is something to publish, and the target cannot be written: better known before a training
+            of hours than after.
+
     """
     current = release.current(spec.target)
     pointer = release.read_pointer(spec.target)
     run = Run(spec, snapshot.run_id)
     store.write_json(run.place("pointer.json"), pointer.model_dump(mode="json"), run.storage)
     if current is None:
+        store.check_writable(spec.target.uri, spec.target.storage)
         return None
     if snapshot.run_id in (current.run_id, _origin(current.run_id)):
         return current.model_copy(update={"unchanged": True})
@@ -151,6 +161,7 @@ def up_to_date(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
     if newest.version != current.version and _origin(newest.run_id) == snapshot.run_id:
         _log.info("version %s of this source was rolled back; %s stays", newest.version, current.version)
         return current.model_copy(update={"unchanged": True})
+    store.check_writable(spec.target.uri, spec.target.storage)
     return None
 
 
@@ -171,7 +182,8 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
     run = Run(spec, snapshot.run_id)
     if (done := run.record("train", ModelRef)) is not None:
         return _skipped("train", done, progress)
-    with _pinned(spec, snapshot) as source, run.checkpoint() as checkpoint:
+    writing = store.storage_errors(run.place("checkpoint"))
+    with _pinned(spec, snapshot) as source, run.checkpoint() as checkpoint, writing:
         rows = RowSplit(source, "train", holdout=spec.gates.holdout, seed=spec.model.seed)
         synthesizer = learn(spec, rows, checkpoint=checkpoint, progress=progress)
     with run.output("model") as folder:
@@ -220,8 +232,7 @@ def learn(
     check_learnable(spec.sample.given, rows, schema, spec.privacy)
     for line in decisions(schema):
         _log.info("%s", line)
-    with store.storage_errors(str(checkpoint) if checkpoint is not None else "the checkpoint"):
-        return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+    return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
 
 
 def draw(
@@ -479,23 +490,37 @@ def check_columns(spec: RefreshSpec, schema: pa.Schema) -> None:
     )
 
 
-def check_size(spec: RefreshSpec, source: ParquetSource) -> None:
-    """Refuse a source that is too small to be split.
+def check_size(spec: RefreshSpec, source: ParquetSource, *, split: bool = True) -> None:
+    """Refuse a source that is too small to be learned, or to be split.
+
+    Args:
+        spec: The refresh.
+        source: The table.
+        split: Whether rows are held out.
 
     Raises:
-        DataError: There is no row, or no row on one side of the split.
+        DataError: There is no row, too few to learn from, or none on the held-out side of the split.
 
     """
-    where = store.safe_uri(spec.source.uri)
-    if source.num_rows == 0:
-        filtered = " that pass source.filters" if spec.source.filters else ""
+    from tabvae_core.inference import MIN_ROWS
+
+    where, rows = store.safe_uri(spec.source.uri), source.num_rows
+    filtered = " that pass source.filters" if spec.source.filters else ""
+    if rows == 0:
         raise DataError(f"{where} has no rows{filtered}", hint="a table is learned from its rows")
-    for part in _PARTS:
-        if _part(spec, source, part).num_rows == 0:
-            raise DataError(
-                f"{where} has {source.num_rows} rows: too few to hold {spec.gates.holdout:.0%} of them out",
-                hint="use a larger table, or `tabvae synthesize`, which holds none out",
-            )
+    learned = _part(spec, source, "train").num_rows if split else rows
+    if learned < MIN_ROWS:
+        held_out = f", {learned} of them to learn from when {spec.gates.holdout:.0%} are held out" if split else ""
+        count = f"{rows} row{'' if rows == 1 else 's'}"
+        raise DataError(
+            f"{where} has only {count}{filtered}{held_out}: at least {MIN_ROWS} are needed",
+            hint="a synthetic copy of so few rows would be the rows themselves",
+        )
+    if split and learned == rows:
+        raise DataError(
+            f"{where} has {rows} rows{filtered}, of which none falls to the held-out {spec.gates.holdout:.0%}",
+            hint="raise gates.holdout, or use a larger table",
+        )
 
 
 def check_method(spec: RefreshSpec) -> None:
@@ -522,8 +547,31 @@ def _check_conditions(kind: type[Synthesizer]) -> None:
         )
 
 
+def check_names(spec: RefreshSpec, schema: pa.Schema) -> None:
+    """Compare the columns that a spec names with those of its source: what is known before a row is read.
+
+    Raises:
+        SpecError: `columns`, `target_column`, `sample.given` or a rule names none of them, or a rule does not fit.
+
+    """
+    from tabvae_core.rules import as_rules
+
+    named = [("columns", name) for name in spec.columns]
+    named += [("target_column", spec.target_column)] if spec.target_column is not None else []
+    named += [("sample.given", name) for name in spec.sample.given]
+    for where, name in named:
+        if name not in schema.names:
+            close = difflib.get_close_matches(name, schema.names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(schema.names)}"
+            raise SpecError(
+                f"{where} names {name!r}, which is no column of {store.safe_uri(spec.source.uri)}", hint=hint
+            )
+    for rule in as_rules(spec.rules):
+        rule.evaluate(pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema], names=schema.names))
+
+
 def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
-    """Compare everything in a spec that names columns with the columns there are.
+    """Compare everything in a spec that depends on what the columns mean with what was found out about them.
 
     Raises:
         SpecError: `columns`, `rules`, `sample.given` or `target_column` do not fit.
@@ -695,7 +743,7 @@ def _raise_if_refused(run: Run) -> None:
 
 def _failure(result: GateResult) -> str:
     where = f"{result.name} of column {result.column}" if result.column else result.name
-    return f"{where}: {result.detail}" if result.detail else where
+    return result.detail.removeprefix("refused: ") or where
 
 
 def _verdict(results: tuple[GateResult, ...]) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Credentials",
+    "check_writable",
     "copy_file",
     "copy_tree",
     "exists",
@@ -248,6 +250,7 @@ def _connect(
 
 # ---------------------------------------------------------------- errors in plain words
 
+_ENDPOINT = "the endpoint (`storage.endpoint_url` of the spec, --endpoint-url)"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR}
@@ -329,9 +332,7 @@ def _translate(error: Exception, where: str, missing: type[TabvaeError]) -> Tabv
     code = response_code(error)
     if code == "NoSuchBucket":
         bucket = where.split("://", 1)[-1].split("/", 1)[0]
-        return missing(
-            f"{where}: the bucket {bucket!r} does not exist", hint="check its name and `storage.endpoint_url`"
-        )
+        return missing(f"{where}: the bucket {bucket!r} does not exist", hint=f"check its name and {_ENDPOINT}")
     if name in _NO_CREDENTIALS:
         return StorageError(
             f"{where}: no usable credentials were found ({name})",
@@ -343,13 +344,13 @@ def _translate(error: Exception, where: str, missing: type[TabvaeError]) -> Tabv
             hint="check access key, secret and the clock",
         )
     if isinstance(error, FileNotFoundError | NotADirectoryError) or number in _NOT_THERE:
-        hint = "check the path and `storage.endpoint_url`"
+        hint = "check the path" if is_local(where) else f"check the path and {_ENDPOINT}"
         return missing(f"{where} {'lies below a file' if number == errno.ENOTDIR else 'does not exist'}", hint=hint)
     if isinstance(error, PermissionError) or number in _DENIED:
         detail = {errno.EROFS: "the file system is read-only"}.get(number or 0, "access was denied")
+        who = "that this user" if is_local(where) else "the credentials, and that they"
         return StorageError(
-            f"{where}: {detail}{f' ({code})' if code else ''}",
-            hint="check the credentials, and that they may read or write there",
+            f"{where}: {detail}{f' ({code})' if code else ''}", hint=f"check {who} may read or write there"
         )
     if number in _NO_SPACE:
         detail = "a file grew beyond the size allowed" if number == errno.EFBIG else "no space is left"
@@ -357,7 +358,7 @@ def _translate(error: Exception, where: str, missing: type[TabvaeError]) -> Tabv
     if name in _UNREACHABLE:
         return StorageError(
             f"{where}: the store cannot be reached ({name})",
-            hint="check `storage.endpoint_url` and that it is running",
+            hint=f"check {_ENDPOINT}, and that it is running",
         )
     if name in _INTERRUPTED:
         return StorageError(f"{where}: the connection to the store broke off ({name})", hint="run again")
@@ -392,6 +393,25 @@ def _translate_rest(error: Exception, where: str, code: str) -> TabvaeError | No
 
 
 # ---------------------------------------------------------------- small objects
+
+
+def check_writable(uri: str, storage: StorageSpec | None = None) -> None:
+    """Write a small object to a folder and remove it, with whatever was made for it.
+
+    Raises:
+        StorageError: The folder cannot be written.
+
+    """
+    if not is_local(uri):
+        probe = join_uri(uri, f".tabvae-probe-{secrets.token_hex(4)}")
+        write_bytes(probe, b"", storage)
+        remove_file(probe, storage)
+        return
+    path = folder = filesystem(uri)[1]
+    while not os.path.lexists(folder) and os.path.dirname(folder) != folder:
+        folder = os.path.dirname(folder)
+    with storage_errors(path), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"0")
 
 
 def exists(uri: str, storage: StorageSpec | None = None) -> bool:

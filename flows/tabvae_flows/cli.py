@@ -195,7 +195,7 @@ def synthesize(
     loaded = _partial(table, spec, endpoint_url, model=model, sample=draw)
     with watching() as progress:
         made = run_synthesize(loaded, out, endpoint_url=endpoint_url, progress=progress)
-    _print_result(made.model_dump(), f"wrote {made.rows:,} rows, {made.columns} columns: {out}", as_json)
+    _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
 
 
 @app.command(
@@ -218,7 +218,7 @@ def fit(
     loaded = _partial(table, spec, endpoint_url, model=model)
     with watching() as progress:
         made = fit_table(loaded, model_dir, progress=progress)
-    text = f"learned {made.rows:,} rows, {made.columns} columns in {made.seconds:,.0f} s: {model_dir}"
+    text = f"learned {_size(made.rows, made.columns)} in {made.seconds:,.0f} s: {model_dir}"
     _print_result(made.model_dump(), text, as_json)
 
 
@@ -241,7 +241,7 @@ def sample(
     loaded = _partial(model_dir, spec, None, sample=draw)
     with watching() as progress:
         made = sample_model(model_dir, out, loaded, endpoint_url=endpoint_url, progress=progress)
-    _print_result(made.model_dump(), f"wrote {made.rows:,} rows, {made.columns} columns: {out}", as_json)
+    _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
 
 
 @app.command(
@@ -391,8 +391,13 @@ def _report_usage(error: Any, as_json: bool) -> int:
     if context is not None and type(error).__name__ == "NoArgsIsHelpError":
         print(context.get_help(), file=sys.stderr)
         return SpecError.exit_code
-    hint = f"`{context.command_path} --help` shows the options" if context else "`tabvae --help` shows the commands"
+    command = context.command_path if context is not None else app.info.name
+    hint = f"`{command} --help` shows the {'commands' if command == app.info.name else 'options'}"
     return report_failure(SpecError(error.format_message().rstrip("."), hint=hint), as_json=as_json)
+
+
+def _size(rows: int, columns: int) -> str:
+    return f"{rows:,} row{'' if rows == 1 else 's'}, {columns:,} column{'' if columns == 1 else 's'}"
 
 
 def _wants_json(arguments: list[str]) -> bool:

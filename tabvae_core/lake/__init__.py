@@ -16,6 +16,7 @@ from tabvae_core.lake.sink import ParquetSink
 from tabvae_core.lake.source import ParquetSource
 from tabvae_core.storage import (
     Credentials,
+    check_writable,
     copy_file,
     copy_tree,
     exists,
@@ -41,6 +42,7 @@ __all__ = [
     "Guarantee",
     "ParquetSink",
     "ParquetSource",
+    "check_writable",
     "copy_file",
     "copy_tree",
     "exists",

@@ -102,7 +102,8 @@ def violations(rules: Iterable[Rule | str], data: pa.Table | pa.RecordBatch) -> 
 def spec_error(text: str, fault: RuleFault) -> SpecError:
     """Say which rule is wrong, and where in it."""
     place = "" if fault.at is None else f", character {fault.at + 1}"
-    return SpecError(f"rule {text.strip()!r}{place}: {fault.message}", hint=fault.hint)
+    hint = fault.hint or "a rule is a condition on columns, such as `age > 0` or `closed_at >= opened_at`"
+    return SpecError(f"rule {text.strip()!r}{place}: {fault.message}", hint=hint)
 
 
 def _unknown_column(name: str, tree: syntax.Node, known: list[str]) -> RuleFault:

@@ -23,7 +23,7 @@ from tabvae_core.bundle import Bundle, read_bundle, write_bundle
 from tabvae_core.codecs.base import Encoded
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError
+from tabvae_core.errors import DataError, ModelFileError, SpecError
 from tabvae_core.models.vae import Draws, Layout, NetworkSize, Restriction, TabularVAE
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.schema import TableSchema
@@ -36,6 +36,7 @@ from tabvae_core.training import TrainingPlan, TrainingRecord, train
 __all__ = ["VAESynthesizer"]
 
 MIN_ROWS = 10
+_HEAD_WIDTH = 32
 _VALIDATION_SHARE = 0.1
 _VALIDATION_ROWS = 5_000
 
@@ -141,11 +142,13 @@ class VAESynthesizer(Synthesizer):
         """Few rows ask for coarser features of numbers and more regularisation, or the network knows rows by heart."""
         asked, small = self._options, rows < SMALL_ROWS
         width = asked.width or 96
+        if width <= 0 or width % _HEAD_WIDTH:
+            raise SpecError(f"model.options.width must be a multiple of {_HEAD_WIDTH}, however: {width}")
         return NetworkSize(
             width=width,
             hidden=2 * width,
             depth=asked.depth or 3,
-            heads=4,
+            heads=width // _HEAD_WIDTH,
             latent=asked.latent,
             dropout=asked.dropout if asked.dropout >= 0 else (0.2 if small else 0.1),
             cell_dropout=asked.cell_dropout if asked.cell_dropout >= 0 else (0.1 if small else 0.0),
