@@ -197,6 +197,11 @@ def _column(
     )
 
 
+_REFERENCE_ROWS = 100
+_REFERENCE_SHARE = 0.5
+"""A key of another table: seen twice at most on average, so each value belongs to hardly more than one row."""
+
+
 def _decide(name: str, stats: ColumnStats) -> _Decision:
     kind = base_type(stats.arrow_type)
     if stats.there == 0:
@@ -222,10 +227,14 @@ def _has_narrow_index(arrow_type: pa.DataType) -> bool:
 
 
 def _decide_number(name: str, stats: ColumnStats) -> _Decision:
-    kind = base_type(stats.arrow_type)
-    if not is_key_type(kind) or stats.there < _MIN_KEYS or not stats.is_unique:
+    kind, words = base_type(stats.arrow_type), _words(name)
+    if not is_key_type(kind) or stats.there < _MIN_KEYS:
         return _Decision(Kind.NUMBER, f"type {kind}")
-    words = _words(name)
+    if not stats.is_unique:
+        refers = stats.there >= _REFERENCE_ROWS and stats.share_distinct > _REFERENCE_SHARE
+        if refers and _is_key_name(words) and _MEASURE_WORDS.isdisjoint(words):
+            return _Decision(Kind.IDENTIFIER, "whole numbers, mostly different, and the name of a key")
+        return _Decision(Kind.NUMBER, f"type {kind}")
     if _is_key_name(words):
         return _Decision(Kind.IDENTIFIER, "whole numbers, all different, and the name of a key")
     if not _MEASURE_WORDS.isdisjoint(words):

@@ -67,6 +67,7 @@ class IdentifierCodec(Codec):
         maker: Formats of texts or bytes.
         spans: Ranges of integers; one of `maker`, `spans`, `start` is given.
         start: First integer of a sequence without gaps.
+        distinct: Different keys a row, in (0, 1]; below 1 for keys of another table, which rows share.
 
     """
 
@@ -82,8 +83,9 @@ class IdentifierCodec(Codec):
         spans: tuple[Span, ...] = (),
         start: int | None = None,
         as_bytes: bool = False,
+        distinct: float = 1.0,
     ) -> None:
-        self.name, self.arrow_type, self.nulls = name, arrow_type, nulls
+        self.name, self.arrow_type, self.nulls, self.distinct = name, arrow_type, nulls, distinct
         self.slots = null_slots(name, nullable=nulls is not None)
         self._maker, self._spans, self._start, self._as_bytes = maker, spans, start, as_bytes
 
@@ -104,6 +106,8 @@ class IdentifierCodec(Codec):
 
         """
         key = draw_key(seed, "identifier", self.name)
+        if self.distinct < 1.0:
+            rows = np.floor(rows * self.distinct).astype(np.uint64)
         if self._maker is not None:
             return restore_type(self._texts(tokens, self._maker.keys(rows, key=key)), self.arrow_type)
         valid = tokens[:, 0] == 0 if self.slots else np.ones(len(rows), dtype=np.bool_)
@@ -157,7 +161,7 @@ class IdentifierCodec(Codec):
         values: dict[str, Any] = {"name": self.name, "nulls": self.nulls, "start": self._start}
         values["formats"] = None if self._maker is None else self._maker.to_json()
         values["spans"] = [list(span) for span in self._spans]
-        values["as_bytes"] = self._as_bytes
+        values["as_bytes"], values["distinct"] = self._as_bytes, self.distinct
         return CodecState(self.kind, values)
 
     @classmethod
@@ -173,6 +177,7 @@ class IdentifierCodec(Codec):
             spans=tuple((int(low), int(high), float(share)) for low, high, share in values["spans"]),
             start=values["start"],
             as_bytes=bool(values["as_bytes"]),
+            distinct=float(values["distinct"]),
         )
 
 
@@ -252,9 +257,17 @@ class IdentifierFitter(Fitter):
         if is_orderable(self._type):
             start = self._sequence_start()
             spans = () if start is not None else self._spans()
-            return IdentifierCodec(self._column.name, self._type, nulls=nulls, spans=spans, start=start)
+            return IdentifierCodec(
+                self._column.name, self._type, nulls=nulls, spans=spans, start=start, distinct=self._distinct()
+            )
         maker, as_bytes = self._maker()
         return IdentifierCodec(self._column.name, self._type, nulls=nulls, maker=maker, as_bytes=as_bytes)
+
+    def _distinct(self) -> float:
+        there = self._rows - self._nulls
+        # Beyond a million, distinct values were only counted from below.
+        unsure = self._column.distinct >= 1_000_000 or there <= self._column.distinct
+        return 1.0 if unsure else self._column.distinct / there
 
     def _maker(self) -> tuple[KeyMaker, bool]:
         as_bytes = is_binary_like(self._type) and not self._is_text

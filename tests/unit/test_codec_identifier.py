@@ -6,6 +6,7 @@ import uuid
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,3 +149,17 @@ def test_floats_are_no_keys() -> None:
 def test_permute_is_one_to_one(size: int, key: int) -> None:
     shuffled = permute(np.arange(size, dtype=np.uint64), size, key)
     assert sorted(shuffled.tolist()) == list(range(size))
+
+
+def test_keys_of_another_table_are_shared_by_as_many_rows() -> None:
+    rng = np.random.default_rng(0)
+    keys = pa.array(rng.permutation(np.repeat(np.arange(10_000, 10_700), 2))[:1000])
+    schema = infer_schema(InMemoryTable(pa.table({"account_id": keys})))
+    column = schema.column("account_id")
+    assert column.kind is Kind.IDENTIFIER
+    fitter = IdentifierFitter(column, keys.type, PrivacySpec())
+    fitter.observe(keys, 0)
+    rows = np.arange(5000, dtype=np.uint64)
+    made = fitter.finish().decode(np.zeros((5000, 0), np.int32), np.zeros((5000, 0), np.float32), rows=rows, seed=1)
+    share = len(pc.unique(keys)) / 1000
+    assert abs(len(pc.unique(made)) / 5000 - share) < 0.01

@@ -1,0 +1,105 @@
+"""What README and docs say is executed or looked up, so that it stays true."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tabvae_flows.customers import customers
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "deployments" / "README.md"]
+SERVED = ("a Prefect server", "an object store", "the tests would run themselves")
+BLOCK = re.compile(r"(?:<!-- not executed: (?P<why>.+?) -->\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    kind: str
+    code: str
+    why_not: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(one["kind"], one["code"], one["why"]) for one in found]
+
+
+EXECUTED = [block for block in blocks(README) if block.kind in {"bash", "python"} and block.why_not is None]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of somebody who follows the README: a table of their own, and `tabvae` on the path."""
+    folder = tmp_path_factory.mktemp("reader")
+    pq.write_table(customers(400), folder / "customers.parquet")
+    (folder / "bin").mkdir()
+    command = folder / "bin" / "tabvae"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tabvae_flows.cli "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("block", EXECUTED, ids=[block.code.splitlines()[0][:40] for block in EXECUTED])
+def test_blocks_run_one_after_the_other(block: Block, reader: Path) -> None:
+    environment = {**os.environ, "PATH": f"{reader / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    shell = ["bash", "-euo", "pipefail", "-c"] if block.kind == "bash" else [sys.executable, "-c"]
+    done = subprocess.run(
+        [*shell, block.code], cwd=reader, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_reader_has_what_was_promised(reader: Path) -> None:
+    """Runs after the blocks: they left a synthetic table, a conditional one, and two releases of which the first."""
+    real = pq.read_schema(reader / "customers.parquet")
+    assert pq.read_schema(reader / "synthetic.parquet").equals(real)
+    assert set(pq.read_table(reader / "premium.parquet")["segment"].to_pylist()) == {"premium"}
+    versions = sorted(path.name for path in (reader / "releases" / "customers" / "versions").iterdir())
+    assert len(versions) == 2
+    assert versions[0] in (reader / "releases" / "customers" / "current.json").read_text(encoding="utf-8")
+
+
+def test_only_what_needs_a_server_is_not_executed() -> None:
+    """Every block has a kind, and one that is skipped says why in one of the known ways."""
+    for block in blocks(README):
+        assert block.kind in {"bash", "python", "text"}
+        assert block.why_not is None or any(reason in block.why_not for reason in SERVED)
+    assert sum(block.why_not is not None for block in blocks(README)) == 3
+    assert len(EXECUTED) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    rooms = "tabvae_core|tasks|flows|tests|deployments|docs|benchmarks"
+    paths = re.findall(rf"`((?:{rooms})/[\w./-]*)`", text)
+    gone = [link for link in links if not (page.parent / link).exists()]
+    gone += [path for path in paths if not (ROOT / path).exists()]
+    assert not gone
+
+
+def test_the_commands_of_the_quick_start_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    said = set(re.findall(r"\bmake (\w+)", "".join(block.code for block in blocks(README))))
+    assert said == {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in (*said, "help", "check", "setup"))
+
+
+def test_ci_runs_what_the_readme_says() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    calls = re.findall(r"^make .*$", script.read_text(encoding="utf-8"), re.M)
+    assert calls == ["make check", "make test"], "tests last: pytest's closing line ends the output"
