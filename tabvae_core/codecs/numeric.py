@@ -363,7 +363,8 @@ class NumericFitter:
         cells = np.floor((z - z[0]) / max((z[-1] - z[0]) / KNOTS, 1e-9)).astype(np.int64)
         cells = _merge_small(cells, counts, self.protect)
         weight = np.bincount(cells, weights=counts)
-        knots_value = np.bincount(cells, weights=counts * unique) / weight
+        # Shares, not counts: the sum of numbers near the largest float would overflow.
+        knots_value = np.bincount(cells, weights=unique * (counts / weight[cells]))
         knots_z = np.bincount(cells, weights=counts * z) / weight
         if len(knots_value) < 2:
             spread = max(float(highest - lowest), 1e-9)

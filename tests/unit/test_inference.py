@@ -87,7 +87,7 @@ def test_batches_do_not_change_the_schema(table: pa.Table) -> None:
         ("year", list(range(1900, 2020)), Kind.NUMBER),
         ("measure", RNG.choice(10**6, 50, replace=False), Kind.NUMBER),
         ("fare_id", RNG.random(300), Kind.NUMBER),
-        ("account_id", [1, *range(1, 300)], Kind.NUMBER),
+        ("account_id", [1, *range(1, 300)], Kind.IDENTIFIER),
         ("email", [f"a{i}.b@x.com" for i in range(200)], Kind.TEXT),
         ("name", ["".join(RNG.choice(list("abcdefghij"), 6 + i % 4)) for i in range(200)], Kind.TEXT),
         ("segment", ["a", "b"] * 100, Kind.CATEGORY),
