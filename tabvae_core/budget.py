@@ -46,7 +46,7 @@ def training_budget(rows: int, slots: int, model: ModelSpec) -> Budget:
     """
     small, large = rows < SMALL_ROWS, rows >= _LARGE_ROWS
     batch = model.batch_size or (64 if small else 256 if large else 128)
-    steps = 900.0 if small else 1_600.0 if large else 2_400.0
+    steps = 900.0 if small else 1_200.0 if large else 1_800.0
     steps *= min(1.0, max(0.5, math.sqrt(_USUAL_SLOTS / max(slots, 1))))
     epochs = model.epochs or min(max(math.ceil(steps * batch / max(rows, 1)), _MIN_EPOCHS), _MAX_EPOCHS)
     return Budget(epochs, batch, model.learning_rate or (1e-3 if small else 2e-3))

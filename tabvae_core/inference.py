@@ -188,7 +188,7 @@ def _column(
         kind=decision.kind,
         arrow_type=str(field.type),
         nulls=stats.nulls / stats.rows,
-        nullable=_nullable(field, stats, override),
+        nullable=_nullable(field, stats, override, action),
         distinct=stats.distinct.count(),
         minimum=minimum,
         maximum=maximum,
@@ -342,7 +342,14 @@ def _action(
     return action
 
 
-def _nullable(field: pa.Field, stats: ColumnStats, override: ColumnOverride) -> bool:
+def _nullable(field: pa.Field, stats: ColumnStats, override: ColumnOverride, action: Unlearnable | None) -> bool:
+    if action == "null":
+        if override.nullable is False:
+            raise SpecError(
+                f"columns.{field.name}.nullable must be true: the column is kept with nulls only",
+                hint=f"leave it out, or set columns.{field.name}.unlearnable: drop",
+            )
+        return True
     if override.nullable is None:
         return stats.nulls > 0
     if override.nullable and not field.nullable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -87,11 +88,14 @@ class TableSchema(BaseModel):
 
 
 def type_name(kind: pa.DataType) -> str:
-    """Name an Arrow type as specs write it."""
-    return str(kind)
+    """Name an Arrow type as specs write it.
+
+    The name that a writer gave to a map's entries is left out: Parquet keeps it, Arrow's own messages do not.
+    """
+    return re.sub(r" \('[^']*'\)(?=>)", "", str(kind))
 
 
 def schema_fingerprint(schema: pa.Schema) -> str:
     """sha256 over the names and types of a schema, in order; nullability and metadata do not count."""
-    text = "\n".join(f"{field.name}\t{field.type}" for field in schema)
+    text = "\n".join(f"{field.name}\t{type_name(field.type)}" for field in schema)
     return hashlib.sha256(text.encode()).hexdigest()

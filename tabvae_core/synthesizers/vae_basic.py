@@ -34,6 +34,8 @@ from tabvae_core.training import TrainingPlan, train
 
 __all__ = ["BasicVAESynthesizer"]
 
+_LARGEST = 1e150
+"""Numbers beyond stand for infinities, whose squares would leave the scaler nothing to scale by."""
 _MAX_FEATURES = 20_000
 
 
@@ -325,7 +327,8 @@ class _Features:
         table = self._numeric(slot)
         known = np.minimum(tokens, table.n_tokens - 1)
         decoded, valid = table.decode(known, values)
-        return np.where(valid & (tokens < table.n_tokens), table.offsets(decoded), np.nan)
+        offsets = np.clip(table.offsets(decoded), -_LARGEST, _LARGEST)
+        return np.where(valid & (tokens < table.n_tokens), offsets, np.nan)
 
     def _cell(self, slot: int, offsets: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Token and value that decode to (nearly) an offset."""

@@ -93,7 +93,7 @@ def test_the_sdist_holds_what_the_readme_speaks_of(built: Built) -> None:
     with tarfile.open(built.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert {"README.md", "LICENSE", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml"} <= names
-    assert {"deployments/prefect.yaml", "docs/concepts.md", "tests/conftest.py"} <= names
+    assert {"deployments/prefect.yaml", "docs/concepts.md", "tests/conftest.py", ".ci/run"} <= names
     leftovers = {".venv", ".git", "demo-output", "dist", ".tabvae"} & {name.split("/")[0] for name in names}
     assert not leftovers
 

@@ -1,7 +1,9 @@
 """Every Arrow type that Parquet brings keeps its exact Arrow schema through a whole refresh on a real S3 store.
 
-The source is several files, one of which holds a column of nulls alone. Parquet has no date64 and no duration; Arrow
-stores its own schema beside, so that they come back as what they were.
+The source is several files, one of which holds columns of nulls alone. What Parquet itself changes is changed before
+tabvae reads it: date64 becomes date32, seconds become milliseconds, dictionaries of other than texts and bytes become
+their values, and what lies in lists and maps gets Parquet's own names. Durations and the other dictionaries come back
+through Arrow's schema, which its writer stores beside.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ FILES = 3
 UNITS = ("s", "ms", "us", "ns")
 LAX = {"max_column_jsd": 1.0, "max_trend": 100, "max_auc": 1.0, "max_copies": 100, "data_docs": False}
 MOMENT = dt.datetime(2024, 2, 29, 13, 14, 15)
+
+CHANGED_BY_PARQUET = {
+    "date64[ms]", "time32[s]", "dictionary_of_int",
+    "timestamp[s]", *(f"timestamp[s, tz={zone}]" for zone in ("UTC", "Europe/Berlin", "+05:30")),
+}  # fmt: skip
 
 Cell = Callable[[int], Any]
 
@@ -138,7 +145,9 @@ def test_published_schema_is_the_sources(
         copy = tmp_path / f"published{number}.parquet"
         copy_file(uri, str(copy), source_storage=store.storage)
         published = pq.read_table(copy)  # pyarrow alone, as any reader would
-        _is_same_schema(published.schema, table.schema)
+        _is_same_schema(published.schema, pq.read_table(tmp_path / "part0.parquet").schema)
+    kept = [f.name for f in table.schema if f.name not in CHANGED_BY_PARQUET]
+    assert published.select(kept).schema.equals(table.select(kept).schema)
     _is_plausible(published)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,19 @@ def test_refresh_then_unchanged(spec: RefreshSpec) -> None:
         found = {artifact.key: artifact for artifact in client.read_artifacts()}
     assert {"customers-quality", "customers-report", "customers-train", "customers-release"} <= set(found)
     assert "floor" in str(found["customers-quality"].data)
+
+
+def test_notices_reach_the_log_in_the_api(spec: RefreshSpec) -> None:
+    """The console is quiet; what is done with keys and text must still stand in the run's log."""
+    train_model(spec.model_copy(update={"name": "noticed"}))
+    deadline = time.monotonic() + 20  # log lines are sent in batches, every few seconds
+    lines: list[str] = []
+    while time.monotonic() < deadline and not any("customer_id" in line for line in lines):
+        time.sleep(0.5)
+        with get_client(sync_client=True) as client:
+            answer = client.request("POST", "/logs/filter", json={"limit": 200, "sort": "TIMESTAMP_DESC"})
+        lines = [log["message"] for log in answer.json()]
+    assert "column customer_id (identifier): made anew in the same format, unique" in lines
 
 
 def test_refused_run_says_so_and_pointer_stays(spec: RefreshSpec) -> None:

@@ -103,7 +103,7 @@ def test_public_names_are_sorted_and_all_load() -> None:
         (("synthesize", "customers.parquet", "out.parquet", "--spec", "unknown.yaml"), 2, "modell"),
         (("sample", "gone", "out.parquet", "--rows", "5"), 3, "gone"),
         (("evaluate", "customers.parquet", "gone.parquet"), 3, "gone.parquet"),
-        (("rollback", "nowhere", "v1"), 3, "v1"),
+        (("rollback", "nowhere", "v1"), 3, "nothing was published to nowhere"),
         (("init", "customers.parquet", "-o", "broken.yaml"), 2, "exists already"),
     ],
 )
