@@ -14,6 +14,11 @@ import pytest
 from s3_servers import Store, moto_store, rclone_store
 from tabvae_core.spec import StorageSpec
 
+# Read when torch is first loaded. Models of tests are tiny: a second thread costs more than it brings, and threads that
+# spin while they wait starve the servers beside them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @contextmanager
 def isolated_credentials(nothing: Path) -> Iterator[None]:

@@ -189,9 +189,7 @@ class TableCodec:
         arrow = self.schema.arrow
         for name, value in given.items():
             if name not in self.schema.names:
-                raise SpecError(
-                    f"given: there is no column {name!r}", hint=f"columns: {', '.join(self.schema.names)}"
-                )
+                raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(self.schema.names)}")
             index = self.schema.names.index(name)
             array = pa.array([value], type=arrow.field(name).type)
             if not self.codecs[index].knows(array):

@@ -170,7 +170,6 @@ class _Block(nn.Module):
         hidden = functional.gelu(self.expand(self.norm_mlp(x)))
         return x + self._dropped(self.contract(hidden))
 
-
     def _dropped(self, x: Tensor) -> Tensor:
         if not self.training or self.dropout <= 0:
             return x
