@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tabvae_core import lake as store
 from tabvae_core import release
+from tabvae_core.codecs.ordinal import plain
 from tabvae_core.errors import DataError, GateRefused, SchemaDrift, SourceChanged, SpecError
 from tabvae_core.lake import ParquetSink, ParquetSource
 from tabvae_core.progress import Progress, ProgressEvent, silent
@@ -66,6 +68,7 @@ R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
+_LEAST_MATCHING = 10
 _REFERENCE_ROWS = 200_000
 """Rows of each side of the split behind a column's reference distribution and its floor."""
 _MEASURED_ROWS = 1_000_000
@@ -635,9 +638,26 @@ def measured_rows(columns: int) -> int:
 
 
 def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part, max_rows: int) -> pa.Table:
-    """Read one side of the split into memory, as many rows as are measured at most."""
+    """Read one side of the split into memory, as many rows as are measured at most; those with the given values only.
+
+    Raises:
+        DataError: So few rows have the given values that nothing can be proven by them.
+
+    """
+    from tabvae_core.given import given_values
+
     with _pinned(spec, snapshot) as source:
-        return collect(_part(spec, source, part), max_rows=max_rows)
+        table = collect(_part(spec, source, part), max_rows=max_rows)
+    for name, value in given_values(spec.sample.given, _schema_of(Run(spec, snapshot.run_id))).items():
+        column = plain(table[name])
+        same = column.is_null() if value is None else pc.equal(column, pa.scalar(value).cast(column.type))
+        table = table.filter(pc.fill_null(same, False))
+    if spec.sample.given and table.num_rows < _LEAST_MATCHING:
+        raise DataError(
+            f"only {table.num_rows} {part} rows have the values of sample.given, too few to prove the table by",
+            hint="give more frequent values, or raise gates.holdout",
+        )
+    return table
 
 
 def _codecs(bundle: Path) -> TableCodec:

@@ -213,12 +213,16 @@ class _Run:
                 tensors[f"optimizer/{index}/{key}"] = value.contiguous()
         meta = {
             "record": json.dumps(asdict(self.record)),
-            "plan": json.dumps(asdict(self.plan)),
+            "plan": self._identity(),
             "rows": str(self.n_rows),
         }
         partial = folder / "checkpoint.partial"
         save_file(tensors, partial, metadata=meta)
         os.replace(partial, folder / "checkpoint.safetensors")
+
+    def _identity(self) -> str:
+        """The plan without its time limit: what is left of that depends on when a run was killed."""
+        return json.dumps({key: value for key, value in asdict(self.plan).items() if key != "max_seconds"})
 
     def _states(self) -> list[tuple[str, dict[str, Tensor]]]:
         return [("model", _copy(self.model)), ("averaged", self.averaged), ("best", self.best)]
@@ -232,7 +236,7 @@ class _Run:
             return
         with safe_open(file, "pt") as opened:
             meta = opened.metadata() or {}
-        if meta.get("plan") != json.dumps(asdict(self.plan)) or meta.get("rows") != str(self.n_rows):
+        if meta.get("plan") != self._identity() or meta.get("rows") != str(self.n_rows):
             return
         device = next(self.model.parameters()).device
         tensors = {k: v.to(device) for k, v in load_file(file).items()}

@@ -43,6 +43,10 @@ class ConstantCodec(Codec):
         """Repeat the value."""
         return restore_type(self._value.take(pa.array(np.zeros(len(rows), dtype=np.int64))), self.arrow_type)
 
+    def knows(self, array: pa.Array) -> bool:
+        """Whether every cell is the value."""
+        return all(cell.equals(self._value[0]) for cell in plain(array))
+
     def state(self) -> CodecState:
         """The value, as an Arrow IPC stream in base64."""
         sink = pa.BufferOutputStream()

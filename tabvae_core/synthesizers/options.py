@@ -50,6 +50,11 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise SpecError(f"model.device is {name!r}, but there is no CUDA device here", hint="use auto or cpu")
+    if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= torch.cuda.device_count():
+        raise SpecError(
+            f"model.device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices here",
+            hint="count from cuda:0, or use auto",
+        )
     if name == "mps" and not torch.backends.mps.is_available():
         raise SpecError("model.device is 'mps', but there is no Metal device here", hint="use auto or cpu")
     return torch.device(name)

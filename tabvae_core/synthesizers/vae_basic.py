@@ -247,6 +247,7 @@ class _Features:
         self._slots = codec.slots
         self._null_of = {slot: self._null_token(slot) for slot in self._numbers}
         self._tables = self._token_tables()
+        self._never = [_never(prior) for prior in codec.log_priors()]
         self._center = np.zeros(len(self._numbers))
         self._scale = np.ones(len(self._numbers))
 
@@ -306,11 +307,14 @@ class _Features:
             tokens[:, slot], values[:, slot] = self._cell(slot, numbers[:, k])
         for slot, null in self._null_of.items():
             if null is not None:
-                tokens[features[:, at + 1] > features[:, at], slot] = null
+                if null not in self._never[slot]:
+                    tokens[features[:, at + 1] > features[:, at], slot] = null
                 at += 2
         for slot in self._categories:
             size = self._slots[slot].n_tokens
-            tokens[:, slot] = features[:, at : at + size].argmax(axis=1)
+            drawable = features[:, at : at + size].copy()
+            drawable[:, self._never[slot]] = -np.inf
+            tokens[:, slot] = drawable.argmax(axis=1)
             at += size
         return tokens, values
 
@@ -345,6 +349,13 @@ class _Features:
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take what a bundle stored."""
         self._center, self._scale = arrays["scaler.center"], arrays["scaler.scale"]
+
+
+def _never(prior: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
+    """Tokens that must not be drawn: nulls that the spec forbids, the stand-in for rare categories."""
+    if prior is None or prior.ndim == 2:
+        return np.zeros(0, dtype=np.int64)
+    return np.flatnonzero(np.isneginf(prior))
 
 
 def _is_number(codec: Codec, slot: int) -> bool:

@@ -12,10 +12,12 @@ import pytest
 
 from tables_made import people
 from tabvae_core.errors import DataError, ModelFileError, SpecError
+from tabvae_core.inference import infer_schema
 from tabvae_core.progress import ProgressEvent
-from tabvae_core.spec import ModelSpec, PrivacySpec
+from tabvae_core.spec import ColumnOverride, ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import Synthesizer
 from tabvae_core.synthesizers.registry import create, find, load_bundle, methods
+from tabvae_core.tables import as_source
 
 METHODS = ("vae", "vae_basic")
 
@@ -131,6 +133,21 @@ def test_degenerate_columns(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_forbidden_nulls_and_rare_categories_are_not_drawn(method: str) -> None:
+    table = pa.table(
+        {
+            "number": pa.array([None if k % 4 == 0 else float(k % 7) for k in range(400)]),
+            "category": pa.array([None if k % 3 == 0 else "rare" if k == 7 else "ab"[k % 2] for k in range(400)]),
+        }
+    )
+    overrides = {name: ColumnOverride(nullable=False) for name in table.column_names}
+    schema = infer_schema(as_source(table), overrides=overrides)
+    drawn = create(method, ModelSpec(method=method, epochs=1), PrivacySpec()).fit(table, schema).sample(500, seed=0)
+    assert drawn["number"].null_count == drawn["category"].null_count == 0
+    assert set(drawn["category"].to_pylist()) <= {"a", "b"}
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_unknown_options_are_refused(method: str) -> None:
     with pytest.raises(SpecError, match=r"options\.laten "):
         create(method, ModelSpec(method=method, options={"laten": 4}), PrivacySpec())
@@ -151,8 +168,10 @@ def test_absent_device_is_refused(table: pa.Table) -> None:
 
 
 class TestGiven:
-    def test_vae_fixes_values_and_the_rest_follows(self, table: pa.Table) -> None:
-        model = create("vae", ModelSpec(epochs=40, learning_rate=5e-3), PrivacySpec()).fit(table)
+    def test_vae_fixes_values_and_the_rest_follows(self) -> None:
+        options = {"random_order": 0.7, "frequencies": 3}
+        model = create("vae", ModelSpec(epochs=12, learning_rate=3e-3, options=options), PrivacySpec())
+        model.fit(people(3000))
         incomes = {}
         for segment in ("basic", "pro"):
             drawn = model.sample(400, seed=0, given={"segment": segment})

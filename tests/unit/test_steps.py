@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -292,3 +293,23 @@ def test_target_is_a_sibling(uri: str, target: str) -> None:
 @pytest.mark.parametrize(("uri", "name"), [("a/b c.parquet", "b-c"), ("s3://x/t/", "t"), ("...", "table")])
 def test_table_name(uri: str, name: str) -> None:
     assert table_name(uri) == name
+
+
+def test_given_values_are_proven_by_held_out_rows_that_have_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table({"region": rng.choice(["north", "south"], 600), "size": rng.normal(0, 1, 600)})
+    pq.write_table(table, tmp_path / "source.parquet")
+    spec = parse_spec(
+        {
+            "source": {"uri": str(tmp_path / "source.parquet")},
+            "target": {"uri": str(tmp_path / "target")},
+            "workspace": {"uri": str(tmp_path / "work")},
+            "model": {"epochs": 1},
+            "sample": {"given": {"region": "north"}},
+            "gates": {"data_docs": False, "max_auc": 1.0},
+        }
+    )
+    released = steps.refresh(spec)
+    assert set(release.read_release(released.target).schema.names) == {"region", "size"}
+    batches = release.read_release(released.target).batches(["region"])
+    assert {value for batch in batches for value in batch.column(0).to_pylist()} == {"north"}

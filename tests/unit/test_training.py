@@ -23,7 +23,8 @@ def loss(model: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def validation_loss(model: nn.Module) -> float:
-    return float(nn.functional.mse_loss(model(X), Y))
+    with torch.no_grad():
+        return float(nn.functional.mse_loss(model(X), Y))
 
 
 def run(model: nn.Module, checkpoint: Path | None = None, **plan: object) -> TrainingRecord:
