@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Test processes. Each computes on one thread: torch's own threads would contend for the same cores.
+WORKERS ?= 2
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -15,8 +17,8 @@ setup: $(STAMP) ## Make .venv and install tabvae with everything that develops i
 demo: $(STAMP) ## Show the whole loop on made-up customers; results stay in demo-output/.
 	$(BIN)/tabvae demo
 
-test: $(STAMP) ## Run all tests but those marked slow.
-	$(BIN)/python -m pytest -m "not slow"
+test: $(STAMP) ## Run all tests but those marked slow, in 2 processes; WORKERS=4 for more.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 check: $(STAMP) ## Lint, formatting and types.
 	$(BIN)/ruff check .

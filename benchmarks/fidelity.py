@@ -1,11 +1,12 @@
 """Measure how true synthetic tables are: methods side by side on tables of a folder, every figure beside its floor.
 
-    python benchmarks/fidelity.py --data FOLDER [TABLE ...] [--methods vae,vae_basic] [--out docs/benchmarks.md]
+    python benchmarks/fidelity.py [--data FOLDER [TABLE ...]] [--methods vae,vae_basic] [--out docs/benchmarks.md]
 
-For each TABLE.parquet in FOLDER (all when none is named; at most --limit rows): two random halves, a method learns the
-first with default options, and the figures of `tabvae evaluate` compare its sample with the second half. The floor is
-the first half in the place of the sample. Results are kept in a JSON file beside the page after every table, so an
-interrupted run goes on where it stopped; delete the file to measure anew.
+Without a folder, the table is the demo's customers, 20,000 rows of them. For each TABLE.parquet in FOLDER (all when none
+is named; at most --limit rows): two random halves, a method learns the first with default options, and the figures of
+`tabvae evaluate` compare its sample with the second half. The floor is the first half in the place of the sample.
+Results are kept in a JSON file beside the page after every table, so an interrupted run goes on where it stopped;
+delete the file to measure anew.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from tabvae_core.inference import infer_schema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.registry import create
 from tabvae_core.tables import as_source
+from tabvae_flows.customers import customers
 
 FIGURES = ("shape", "trend", "jsd", "c2st", "copies", "utility")
 
 
-def halves(path: Path, limit: int) -> tuple[pa.Table, pa.Table]:
-    table = pq.read_table(path)
+def halves(folder: Path | None, name: str, limit: int) -> tuple[pa.Table, pa.Table]:
+    table = customers(20_000) if folder is None else pq.read_table(folder / f"{name}.parquet")
     order = np.random.default_rng(0).permutation(len(table))[:limit]
     half = len(order) // 2
     return table.take(order[:half]), table.take(order[half : 2 * half])
@@ -63,7 +65,7 @@ def page(results: dict[str, dict[str, Any]], command: str) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"Made by `{command}`. Machine: {os.cpu_count()} cores, {platform.machine()}, no GPU; Python "
+        f"Made by `{command}`. Machine: {os.cpu_count()} cores, {platform.machine()}; Python "
         f"{platform.python_version()}, torch {metadata.version('torch')}. Times on a shared machine vary by half.",
         "",
         "A model learns one random half of a table with default options and is compared with the other half. A figure "
@@ -95,7 +97,7 @@ def _cell(figure: dict[str, float | None] | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*")
-    parser.add_argument("--data", type=Path, required=True, help="folder of Parquet files")
+    parser.add_argument("--data", type=Path, help="folder of Parquet files; left out: made-up customers")
     parser.add_argument("--methods", default="vae,vae_basic")
     parser.add_argument("--targets", default="", help="columns to predict: table=column,table=column")
     parser.add_argument("--limit", type=int, default=60_000)
@@ -104,15 +106,18 @@ def main() -> None:
     targets = dict(pair.split("=", 1) for pair in arguments.targets.split(",") if pair)
     kept = arguments.out.with_suffix(".json")
     results: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
-    names = arguments.tables or sorted(path.stem for path in arguments.data.glob("*.parquet"))
+    names = ["customers"]
+    if arguments.data is not None:
+        names = arguments.tables or sorted(path.stem for path in arguments.data.glob("*.parquet"))
     for name in names:
         for method in arguments.methods.split(","):
             if f"{name}:{method}" not in results:
-                train, holdout = halves(arguments.data / f"{name}.parquet", arguments.limit)
+                train, holdout = halves(arguments.data, name, arguments.limit)
                 results[f"{name}:{method}"] = measure(train, holdout, method, targets.get(name))
                 kept.write_text(json.dumps(results, indent=1))
                 print(name, method, json.dumps(results[f"{name}:{method}"]), flush=True)
-    command = f"python benchmarks/fidelity.py --data FOLDER {' '.join(names)} --methods {arguments.methods}"
+    where = "" if arguments.data is None else f" --data FOLDER {' '.join(names)}"
+    command = f"python benchmarks/fidelity.py{where} --methods {arguments.methods}"
     arguments.out.write_text(page(results, command))
 
 
