@@ -2,7 +2,7 @@
 
     python benchmarks/fidelity.py [--data FOLDER [TABLE ...]] [--methods vae,vae_basic] [--out docs/benchmarks.md]
 
-Without a folder, the table is the demo's customers, 20,000 rows of them. For each TABLE.parquet in FOLDER (all when none
+Without a folder, the table is 20,000 of the demo's customers. For each TABLE.parquet in FOLDER (all when none
 is named; at most --limit rows): two random halves, a method learns the first with default options, and the figures of
 `tabvae evaluate` compare its sample with the second half. The floor is the first half in the place of the sample.
 Results are kept in a JSON file beside the page after every table, so an interrupted run goes on where it stopped;
