@@ -1,4 +1,4 @@
-"""Model bundles: a folder of safetensors and JSON, never pickle, so opening one runs no code from it.
+"""Model bundles: a folder of safetensors and JSON, formats that hold no code, so opening one runs none.
 
     bundle.json           format, method, schema, codecs' scalars, hyperparameters, training record, library versions
     weights.safetensors   weights, codecs' arrays

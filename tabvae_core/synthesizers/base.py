@@ -5,14 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pyarrow as pa
 
+from tabvae_core.errors import DataError
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind, ModelSpec, PrivacySpec
-from tabvae_core.tables import TableSource
+from tabvae_core.tables import RowSample, TableSource, as_source
+
+if TYPE_CHECKING:
+    from tabvae_core.codecs.base import Encoded
+    from tabvae_core.codecs.table import TableCodec
 
 __all__ = ["BLOCK_ROWS", "Synthesizer"]
 
@@ -59,6 +64,30 @@ class Synthesizer(ABC):
             DataError: The table cannot be learned (too few rows, no learnable column).
 
         """
+
+    def _encode(
+        self, table: pa.Table | TableSource, schema: TableSchema | None, progress: Progress
+    ) -> tuple[TableCodec, Encoded]:
+        """Fit the codecs and encode the training rows, at most `model.max_rows` of them.
+
+        Raises:
+            DataError: There are too few rows, or a column cannot be learned.
+
+        """
+        from tabvae_core.codecs.table import TableCodec
+        from tabvae_core.inference import MIN_ROWS, infer_schema
+
+        source = as_source(table)
+        if schema is None:
+            schema = infer_schema(source, privacy=self.privacy, progress=progress)
+        if source.num_rows < MIN_ROWS:
+            raise DataError(
+                f"the table has {source.num_rows} rows, too few to learn from",
+                hint=f"at least {MIN_ROWS} are needed: a copy of fewer would be those rows",
+            )
+        codec = TableCodec.fit(source, schema, self.privacy, progress=progress)
+        chosen = RowSample(source, self.model.max_rows, seed=self.model.seed)
+        return codec, codec.encode_source(chosen, progress=progress)
 
     @property
     @abstractmethod

@@ -30,12 +30,11 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.synthesizers.options import choose_device, read_options
-from tabvae_core.tables import RowSample, TableSource, as_source
+from tabvae_core.tables import TableSource
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
 __all__ = ["VAESynthesizer"]
 
-MIN_ROWS = 10
 _HEAD_WIDTH = 32
 _VALIDATION_SHARE = 0.1
 _VALIDATION_ROWS = 5_000
@@ -92,18 +91,7 @@ class VAESynthesizer(Synthesizer):
     ) -> Self:
         """Learn a table; see `Synthesizer.fit`."""
         started = time.monotonic()
-        source = as_source(table)
-        if schema is None:
-            from tabvae_core.inference import infer_schema
-
-            schema = infer_schema(source, privacy=self.privacy, progress=progress)
-        if source.num_rows < MIN_ROWS:
-            raise DataError(
-                f"the table has {source.num_rows} rows, too few to learn from",
-                hint=f"at least {MIN_ROWS} are needed: a copy of fewer would be those rows",
-            )
-        codec = TableCodec.fit(source, schema, self.privacy, progress=progress)
-        encoded = codec.encode_source(RowSample(source, self.model.max_rows, seed=self.model.seed), progress=progress)
+        codec, encoded = self._encode(table, schema, progress)
         rows = len(encoded.tokens)
         self._codec = codec
         record = TrainingRecord()

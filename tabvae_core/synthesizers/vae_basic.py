@@ -29,7 +29,7 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.synthesizers.options import choose_device, read_options
-from tabvae_core.tables import RowSample, TableSource, as_source
+from tabvae_core.tables import TableSource
 from tabvae_core.training import TrainingPlan, train
 
 __all__ = ["BasicVAESynthesizer"]
@@ -76,17 +76,7 @@ class BasicVAESynthesizer(Synthesizer):
     ) -> Self:
         """Learn a table; see `Synthesizer.fit`."""
         started = time.monotonic()
-        source = as_source(table)
-        if schema is None:
-            from tabvae_core.inference import infer_schema
-
-            schema = infer_schema(source, privacy=self.privacy, progress=progress)
-        if source.num_rows < 10:
-            raise DataError(
-                f"the table has {source.num_rows} rows, too few to learn from", hint="at least 10 are needed"
-            )
-        codec = TableCodec.fit(source, schema, self.privacy, progress=progress)
-        encoded = codec.encode_source(RowSample(source, self.model.max_rows, seed=self.model.seed), progress=progress)
+        codec, encoded = self._encode(table, schema, progress)
         features = _Features(codec)
         tokens, values = encoded.tokens, (encoded.low + encoded.high) / 2
         rows = torch.from_numpy(features.fit_transform(tokens, values))
