@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tabvae_core import lake as store
+from tabvae_core.budget import training_budget
 from tabvae_core.errors import TabvaeError
 from tabvae_core.lake import ParquetSource
 from tabvae_core.progress import Progress, silent
@@ -19,12 +20,12 @@ from tabvae_core.tables import RowSplit
 
 __all__ = ["CheckReport", "Estimate", "Finding", "check"]
 
-# Rough constants for two cores: rows x columns x epochs a second while training, rows x columns a second while
+# Seen on two cores of a small server: rows x columns x epochs a second while training, rows x columns a second while
 # sampling, seconds for the rest. They tell minutes from hours and one gigabyte from ten, no more.
-_TRAIN_CELLS = {"vae": 150_000.0, "vae_basic": 3_000_000.0}
-_SAMPLE_CELLS = {"vae": 60_000.0, "vae_basic": 2_000_000.0}
+_TRAIN_CELLS = {"vae": 32_000.0, "vae_basic": 500_000.0}
+_SAMPLE_CELLS = {"vae": 80_000.0, "vae_basic": 1_300_000.0}
 _FIXED_SECONDS = 25.0
-_EPOCHS = 20
+_BASIC_EPOCHS = 30
 _FIXED_BYTES = 900e6
 _CELL_BYTES = 24
 _TIME_UNITS = (("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
@@ -197,7 +198,9 @@ def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
     columns = len(schema)
     learned = min(rows * (1 - spec.gates.holdout), spec.model.max_rows)
     drawn = spec.sample.rows or rows
-    epochs = spec.model.epochs or _EPOCHS
+    epochs = spec.model.epochs or _BASIC_EPOCHS
+    if spec.model.method != "vae_basic":
+        epochs = training_budget(round(learned), columns, spec.model).epochs
     training = learned * columns * epochs / _TRAIN_CELLS.get(spec.model.method, _TRAIN_CELLS["vae"])
     if spec.model.max_seconds is not None:
         training = min(training, spec.model.max_seconds)
