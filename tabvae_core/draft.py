@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import permutations
-from keyword import iskeyword
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from tabvae_core.errors import DataError
+from tabvae_core.errors import DataError, SpecError
 from tabvae_core.progress import Progress, ProgressEvent, silent
+from tabvae_core.relations import MAX_ROWS, Relation, RelationKind, find_relations
+from tabvae_core.rules import Rule, parse_rule
+from tabvae_core.rules.syntax import write_name
 from tabvae_core.schema import ColumnSchema, TableSchema, type_name
 from tabvae_core.spec import GateSpec, Kind, ModelSpec, StorageSpec
 from tabvae_core.tables import TableSource
@@ -23,6 +26,8 @@ __all__ = ["init_spec"]
 
 _MOST_DATES = 12
 """Date and time columns compared in pairs at most; beyond, the pairs would outnumber a reader's patience."""
+_MOST_RELATIONS = 20
+"""Relations shown at most, and orders proposed as rules."""
 _TARGET_NAMES = (
     "target",
     "label",
@@ -42,8 +47,8 @@ def init_spec(
 ) -> str:
     """Write a commented YAML spec for a table; it loads and runs unchanged.
 
-    Everything that was found and not decided stands in comments: kinds with their reasons, rules that hold on all rows,
-    the gates at their defaults.
+    Everything that was found and not decided stands in comments: kinds with their reasons, relations between columns,
+    rules that hold on all rows, the gates at their defaults.
 
     Args:
         uri: The table.
@@ -64,7 +69,8 @@ def init_spec(
     if source.num_rows == 0:
         raise DataError(f"{uri} has no rows", hint="a table is learned from its rows; point at one that has some")
     schema = infer_schema(source, progress=progress)
-    rules = _plausible_rules(source, schema, progress)
+    relations = find_relations(source, schema, progress=progress)
+    rules = _plausible_rules(source, schema, relations, progress)
     lines = [
         f"# Refresh of {_comment(uri)}: {source.num_rows:,} rows, {len(source.schema)} columns.",
         "# Written by `tabvae init`.",
@@ -83,8 +89,9 @@ def init_spec(
         "",
         *_column_lines(schema),
         "",
+        *_relation_lines(relations),
         *_unlearnable_lines(schema),
-        *_rule_lines(rules, schema),
+        *_rule_lines(rules),
         "",
         *_target_column_lines(schema),
         "",
@@ -161,7 +168,19 @@ def _unlearnable_lines(schema: TableSchema) -> list[str]:
     return [*lines, "unlearnable: generate", ""]
 
 
-def _rule_lines(rules: list[str], schema: TableSchema) -> list[str]:
+def _relation_lines(relations: Sequence[Relation]) -> list[str]:
+    """Relations but for orders, which stand among the rules where all rows keep them."""
+    texts = [relation.text() for relation in relations if relation.kind is not RelationKind.ORDER]
+    if not texts:
+        return []
+    lines = [f"# What was found between columns, in at most {MAX_ROWS:,} rows of the table:"]
+    lines += [f"#   {_comment(text)}" for text in texts[:_MOST_RELATIONS]]
+    if len(texts) > _MOST_RELATIONS:
+        lines.append(f"#   and {len(texts) - _MOST_RELATIONS:,} more")
+    return [*lines, ""]
+
+
+def _rule_lines(rules: list[str]) -> list[str]:
     if not rules:
         return [
             "# rules:                       # conditions that every synthetic row satisfies",
@@ -210,14 +229,18 @@ def _gate_lines() -> list[str]:
     return lines
 
 
-def _plausible_rules(source: TableSource, schema: TableSchema, progress: Progress) -> list[str]:
-    """Find conditions that hold on all rows: no number below zero, one date never before another."""
+def _plausible_rules(
+    source: TableSource, schema: TableSchema, relations: Sequence[Relation], progress: Progress
+) -> list[str]:
+    """Find conditions that hold on all rows: no number below zero, one cell never below another."""
     numbers = [c.name for c in schema.of_kind(Kind.NUMBER) if _comparable(source.schema.field(c.name).type)]
     pairs = list(_date_pairs(schema, source.schema))
     seen: dict[str, bool] = dict.fromkeys(numbers, False)
     zeros: dict[str, bool] = dict.fromkeys(numbers, False)
     ordered: dict[tuple[str, str], bool] = dict.fromkeys(pairs, False)
-    wanted = list(dict.fromkeys([*numbers, *(name for pair in pairs for name in pair)]))
+    rules = _order_rules(relations, pairs)
+    names = [*numbers, *(name for pair in pairs for name in pair), *(n for rule in rules for n in sorted(rule.columns))]
+    wanted = list(dict.fromkeys(names))
     if not wanted:
         return []
     done = 0
@@ -236,11 +259,36 @@ def _plausible_rules(source: TableSource, schema: TableSchema, progress: Progres
                 del ordered[late, early]
             elif answer is True:
                 ordered[late, early] = True
+        rules = [rule for rule in rules if _holds(rule, batch)]
         done += batch.num_rows
         progress(ProgressEvent("rules", done, source.num_rows, "rows"))
-    minimums = [f"{_identifier(n)} {'>=' if zeros[n] else '>'} 0" for n, held in seen.items() if held]
-    orders = [f"{_identifier(a)} >= {_identifier(b)}" for (a, b), held in ordered.items() if held]
-    return orders + minimums
+    minimums = [f"{write_name(n)} {'>=' if zeros[n] else '>'} 0" for n, held in seen.items() if held]
+    orders = [_order_text(late, early) for (late, early), held in ordered.items() if held]
+    return [*orders, *(rule.text for rule in rules), *minimums]
+
+
+def _order_rules(relations: Sequence[Relation], known: Iterable[tuple[str, str]]) -> list[Rule]:
+    """Orders that were found in some rows, as rules to be tried on all; pairs that are known are tried anyway."""
+    tried, rules = set(known), []
+    for relation in relations:
+        if relation.kind is RelationKind.ORDER:
+            pair = (relation.target, relation.columns[0])
+            high, low = pair if relation.at_least else pair[::-1]
+            if (high, low) not in tried:
+                with suppress(SpecError):  # a rule cannot name a column without a name
+                    rules.append(parse_rule(_order_text(high, low)))
+    return rules[:_MOST_RELATIONS]
+
+
+def _order_text(high: str, low: str) -> str:
+    return f"{write_name(high)} >= {write_name(low)}"
+
+
+def _holds(rule: Rule, batch: pa.RecordBatch) -> bool:
+    try:
+        return bool(pc.all(rule.evaluate(batch), min_count=0).as_py())
+    except SpecError:
+        return False  # types that a rule does not compare
 
 
 def _comparable(kind: pa.DataType) -> bool:
@@ -254,8 +302,3 @@ def _date_pairs(schema: TableSchema, arrow: pa.Schema) -> Iterable[tuple[str, st
         kind = arrow.field(late.name).type
         if kind == arrow.field(early.name).type and not pa.types.is_duration(kind):
             yield late.name, early.name
-
-
-def _identifier(name: str) -> str:
-    """Write a column's name as rules do: plain where it is a word, else in backticks."""
-    return name if name.isascii() and name.isidentifier() and not iskeyword(name) else f"`{name}`"

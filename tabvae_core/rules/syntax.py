@@ -14,6 +14,7 @@ import operator
 import re
 from dataclasses import dataclass
 from decimal import Context, Decimal, DivisionByZero, InvalidOperation, Overflow, localcontext
+from keyword import iskeyword
 
 __all__ = [
     "And",
@@ -31,6 +32,7 @@ __all__ = [
     "Value",
     "column_names",
     "parse",
+    "write_name",
 ]
 
 Value = int | Decimal | str | bool | None
@@ -214,6 +216,14 @@ def column_names(node: Node) -> frozenset[str]:
             return frozenset().union(*map(column_names, parts))
         case _:
             return frozenset()
+
+
+def write_name(name: str) -> str:
+    """Write a column's name as a rule does: plain where it reads as a name, else in backticks."""
+    is_plain = name.isascii() and name.isidentifier() and not iskeyword(name)
+    if is_plain and name.lower() not in _WORDS and name.lower() not in _CONSTANTS:
+        return name
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _scan(text: str) -> tuple[str, dict[str, Column | Constant]]:

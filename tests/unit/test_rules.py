@@ -16,6 +16,7 @@ from hypothesis import assume, given, settings
 from tabvae_core.errors import ImpossibleRule, SpecError
 from tabvae_core.inference import infer_schema
 from tabvae_core.rules import Bounds, bounds_of, check_rules, parse_rule, residual, violations
+from tabvae_core.rules.syntax import write_name
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ColumnOverride
 from tabvae_core.tables import InMemoryTable
@@ -406,3 +407,11 @@ def test_overrides_contradict_rules() -> None:
 def test_good_rules_pass_the_check() -> None:
     schema = schema_of(age=list(range(100)), income=[float(i) for i in range(100)], nothing=pa.nulls(100))
     check_rules(["age > 0", "income >= age * 0.5 or isnull(income)", "nothing > 3"], schema)
+
+
+@given(
+    st.one_of(st.text(min_size=1, max_size=20), st.sampled_from(["class", "and", "Null", "TRUE", "len", "a`b", "age"]))
+)
+def test_any_name_can_be_written(name: str) -> None:
+    assert parse_rule(f"{write_name(name)} >= {write_name('other')}").columns == {name, "other"}
+    assert write_name("closed_at") == "closed_at"

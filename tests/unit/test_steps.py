@@ -18,7 +18,7 @@ from tabvae_core.preflight import check
 from tabvae_core.progress import ProgressEvent
 from tabvae_core.references import ReleaseRef
 from tabvae_core.spec import RefreshSpec, load_spec, parse_spec
-from tabvae_core.tables import InMemoryTable
+from tabvae_core.tables import InMemoryTable, RowSample
 from tabvae_core.workspace import run_id_of
 from tabvae_flows.customers import customers
 
@@ -273,6 +273,53 @@ def test_init_spec_survives_hostile_column_names(tmp_path: Path) -> None:
     (tmp_path / "refresh.yaml").write_text(text, encoding="utf-8")
     assert list(load_spec(tmp_path / "refresh.yaml").expect_columns or {}) == names
     assert "`hours per week` >= 0" in text
+
+
+def test_init_spec_shows_relations(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, sample = 30_000, 20_000
+    city, net, tax = rng.integers(0, 200, rows), rng.integers(100, 90_000, rows), rng.integers(1, 9_000, rows)
+    paid = np.where(rng.random(rows) < 0.25, net + tax, rng.integers(100, 90_000, rows))
+    used = rng.integers(0, 5_000, rows)
+    limit = used + rng.integers(0, 5_000, rows)
+    nearly = used + rng.integers(0, 5_000, rows)
+    chosen = {
+        row
+        for batch in RowSample(InMemoryTable(pa.table({"row": range(rows)})), sample, seed=0).batches()
+        for row in batch.column("row").to_pylist()
+    }
+    nearly[next(row for row in range(rows) if row not in chosen)] = -1  # holds in the sample, not in the table
+    table = pa.table(
+        {
+            "zip": [f"z{k}" for k in city],
+            "city": [f"c{k // 3}" for k in city],
+            "net": net,
+            "tax": tax,
+            "total\ndue": net + tax,
+            "paid": paid,
+            "used": used,
+            "limit": limit,
+            "nearly": nearly,
+        }
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    text = init_spec(str(tmp_path / "t.parquet"))
+    start = text.index("# What was found between columns, in at most 20,000 rows")
+    lines = text[start:].split("\n\n", 1)[0].splitlines()[1:]
+    assert lines[0] == "#   `total due` = net + tax (100 %)"
+    assert lines[1].startswith("#   paid = `total due` (2")
+    assert lines[2:] == ["#   city follows from zip (100 %)"]
+    assert '#   - "limit >= used"' in text
+    assert '#   - "`total\\ndue` >= net"' in text
+    assert "nearly >= used" not in text
+    (tmp_path / "refresh.yaml").write_text(text, encoding="utf-8")
+    assert load_spec(tmp_path / "refresh.yaml").rules == ()
+    # Of many relations the first are shown.
+    wide = pa.table({f"n{k}": net + (k % 2) for k in range(50)})
+    pq.write_table(wide, tmp_path / "wide.parquet")
+    text = init_spec(str(tmp_path / "wide.parquet"))
+    assert text.count("(100 %)") == 20
+    assert "#   and 28 more" in text
 
 
 @pytest.mark.parametrize(
