@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tabvae_core.codecs.ordinal import plain, restore_type
 from tabvae_core.errors import SpecError
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind, PrivacySpec
@@ -16,9 +20,62 @@ from tabvae_core.spec import Kind, PrivacySpec
 if TYPE_CHECKING:
     from tabvae_core.tables import TableSource
 
-__all__ = ["check_learnable", "given_values", "split_pairs"]
+__all__ = ["GivenColumn", "check_learnable", "given_cells", "given_values", "split_pairs", "with_given"]
 
 _TRUE, _FALSE = {"true", "t", "yes", "1"}, {"false", "f", "no", "0"}
+
+
+@dataclass(frozen=True)
+class GivenColumn:
+    """Given cells of one column in n rows.
+
+    Args:
+        cells: The cells, of exactly the column's type.
+        mask: True where a cell is given, shape (n,); a given cell may be null.
+
+    """
+
+    cells: pa.Array
+    mask: npt.NDArray[np.bool_]
+
+
+def given_cells(given: Mapping[str, Any] | pa.Table, schema: TableSchema, rows: int) -> dict[str, GivenColumn]:
+    """Turn what is given into cells.
+
+    Args:
+        given: A value for each of some columns, the same in every row; or a table of n rows, whose nulls are to
+            be filled.
+        schema: The learned table.
+        rows: n.
+
+    Raises:
+        SpecError: There is no such column.
+
+    """
+    arrow = schema.arrow
+    names = given.column_names if isinstance(given, pa.Table) else list(given)
+    for name in names:
+        if name not in schema.names:
+            raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(schema.names)}")
+    if isinstance(given, pa.Table):
+        columns = {name: given.column(name).combine_chunks() for name in names}
+        columns = {n: pa.concat_arrays(c.chunks) if isinstance(c, pa.ChunkedArray) else c for n, c in columns.items()}
+        return {n: GivenColumn(c, c.is_valid().to_numpy(zero_copy_only=False)) for n, c in columns.items()}
+    every = np.ones(rows, dtype=np.bool_)
+    return {name: GivenColumn(pa.array([given[name]] * rows, type=arrow.field(name).type), every) for name in names}
+
+
+def with_given(table: pa.Table, given: Mapping[str, GivenColumn]) -> pa.Table:
+    """Set given cells to exactly what was given, also where a codec knows values only roughly."""
+    for name, part in given.items():
+        index = table.schema.get_field_index(name)
+        field = table.schema.field(index)
+        cells = part.cells
+        if not part.mask.all():
+            drawn = plain(table.column(index))
+            cells = restore_type(pc.if_else(pa.array(part.mask), plain(cells), drawn), field.type)
+        table = table.set_column(index, field, cells)
+    return table
 
 
 def split_pairs(pairs: tuple[str, ...]) -> dict[str, str]:

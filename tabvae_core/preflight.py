@@ -22,8 +22,8 @@ __all__ = ["CheckReport", "Estimate", "Finding", "check"]
 
 # Seen on two cores of a small server: rows x columns x epochs a second while training, rows x columns a second while
 # sampling, seconds for the rest. They tell minutes from hours and one gigabyte from ten, no more.
-_TRAIN_CELLS = {"vae": 32_000.0, "vae_basic": 500_000.0}
-_SAMPLE_CELLS = {"vae": 80_000.0, "vae_basic": 1_300_000.0}
+_TRAIN_CELLS = {"vae": 100_000.0, "vae_basic": 500_000.0}
+_SAMPLE_CELLS = {"vae": 300_000.0, "vae_basic": 1_300_000.0}
 _FIXED_SECONDS = 25.0
 _BASIC_EPOCHS = 30
 _FIXED_BYTES = 900e6

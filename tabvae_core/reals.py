@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tabvae_core.codecs.ordinal import base_type, to_ordinal
+from tabvae_core.codecs.ordinal import base_type, is_integer_like, to_ordinal
 
-__all__ = ["MAX_DECIMALS", "decimals_of", "real_of", "real_values", "rounded"]
+__all__ = ["MAX_DECIMALS", "decimals_of", "ordinals_of", "real_of", "real_values", "rounded"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -58,6 +58,28 @@ def real_of(ordinals: npt.NDArray[np.int64] | Floats, there: Mask, arrow_type: p
     else:
         real = ordinals.astype(np.float64)
     return np.where(there, real, np.nan)
+
+
+def ordinals_of(real: Floats, arrow_type: pa.DataType) -> npt.NDArray[np.int64] | Floats:
+    """Convert real values back to ordinals of a type of numbers: the inverse of `real_of`.
+
+    Args:
+        real: Shape (n,); NaN gives zero.
+        arrow_type: Type of the cells.
+
+    Returns:
+        Shape (n,), int64 where the type's ordinals are, else float64.
+
+    """
+    kind = base_type(arrow_type)
+    real = np.where(np.isfinite(real), real, 0.0)
+    if pa.types.is_decimal(kind):
+        real = np.rint(real * 10.0 ** int(kind.scale))
+    if not is_integer_like(kind):
+        return real
+    if pa.types.is_uint64(kind):
+        return (np.clip(real, 0, 2.0**63).astype(np.uint64) ^ _SIGN_BIT).view(np.int64)
+    return np.rint(np.clip(real, -(2.0**63), 2.0**62)).astype(np.int64)
 
 
 def decimals_of(values: Floats, arrow_type: pa.DataType) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import pyarrow as pa
@@ -68,6 +69,15 @@ class TableSchema(BaseModel):
     def names(self) -> tuple[str, ...]:
         """Names of the columns that the synthetic table has, in order."""
         return tuple(column.name for column in self.columns if column.unlearnable != "drop")
+
+    def reordered(self, names: Sequence[str]) -> TableSchema:
+        """The same columns in another order; `names` are all of `self.names`."""
+        dropped = tuple(column for column in self.columns if column.unlearnable == "drop")
+        arrow = self.arrow
+        fields = pa.schema([arrow.field(name) for name in names], metadata=arrow.metadata)
+        encoded = base64.b64encode(fields.serialize().to_pybytes()).decode("ascii")
+        columns = tuple(self.column(name) for name in names) + dropped
+        return self.model_copy(update={"columns": columns, "arrow_ipc": encoded})
 
     def column(self, name: str) -> ColumnSchema:
         """Find a column by name.

@@ -124,7 +124,7 @@ class _Run:
         others = [p for p in model.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=plan.learning_rate, betas=(0.9, 0.99),
+            lr=plan.learning_rate, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
         self.record = TrainingRecord()
         self.averaged = _copy(model)
@@ -197,10 +197,9 @@ class _Run:
     def _average(self) -> None:
         # The warm-up keeps the random start out of the average, which would cost points of fidelity on short runs.
         decay = min(self.plan.average, self.record.steps / (self.record.steps + 10.0))
+        live = dict(self.model.named_parameters())
         with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                if value.is_floating_point():
-                    self.averaged[name].lerp_(value, 1.0 - decay)
+            torch._foreach_lerp_([self.averaged[name] for name in live], list(live.values()), 1.0 - decay)
 
     def _out_of_time(self, in_epoch: float) -> bool:
         return self.plan.max_seconds is not None and self.record.seconds + in_epoch > self.plan.max_seconds

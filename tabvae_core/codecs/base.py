@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from tabvae_core.codecs.numeric import NumericTable
 
 __all__ = ["Codec", "CodecState", "Encoded", "Fitter", "FloatArray", "IntArray", "Slot"]
 
@@ -121,6 +124,10 @@ class Codec(ABC):
     def value_ranges(self) -> list[tuple[float, float]]:
         """Range of each slot's values in quantile space, outside of which nothing is drawn."""
         return [(-6.0, 6.0)] * len(self.slots)
+
+    def tables(self) -> list[NumericTable | None]:
+        """Table behind each slot that holds numbers; None for the others."""
+        return [None] * len(self.slots)
 
     def knows(self, array: pa.Array) -> bool:
         """Whether every cell is one that the codec can tell from others, so that it may be given as a condition."""

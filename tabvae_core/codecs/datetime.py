@@ -159,6 +159,15 @@ class DatetimeCodec(Codec):
             values.append(np.concatenate([self.clock.token_values(), absent]).astype(np.float32))
         return values
 
+    def tables(self) -> list[NumericTable | None]:
+        """Tables of day and time; weekdays have none."""
+        tables: list[NumericTable | None] = [self.day]
+        if self.weekday is not None:
+            tables.append(None)
+        if self.clock is not None:
+            tables.append(self.clock)
+        return tables
+
     def value_ranges(self) -> list[tuple[float, float]]:
         """Ranges of day and time between their protected ends."""
         ranges = [self.day.z_range()]

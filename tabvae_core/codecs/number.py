@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,10 @@ class NumberCodec(Codec):
             ordinal, valid = self.table.decode(tokens[:, 0], values[:, 0])
         else:
             ordinal, valid = self.table.decode(np.zeros(len(rows), np.int32), np.zeros(len(rows)))
+        return self.cells(ordinal, valid)
+
+    def cells(self, ordinal: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> pa.Array:
+        """Turn ordinals (n,) into cells of exactly the column's type, null where not valid."""
         return restore_type(from_ordinal(ordinal, valid, base_type(self.arrow_type)), self.arrow_type)
 
     def state(self) -> CodecState:
@@ -76,6 +80,10 @@ class NumberCodec(Codec):
     def token_values(self) -> list[npt.NDArray[np.float32] | None]:
         """Places of the spikes."""
         return [self.table.token_values()] if self.slots else []
+
+    def tables(self) -> list[NumericTable | None]:
+        """The number's table."""
+        return [self.table] if self.slots else []
 
     def value_ranges(self) -> list[tuple[float, float]]:
         """Range between the protected ends."""

@@ -9,13 +9,15 @@ Detectors tell synthetic numbers by what a smooth density blurs. So each cell is
 
 Values of levels live in Gaussian-quantile space: the empirical distribution mapped to N(0, 1), the way of
 scikit-learn's `QuantileTransformer`, here fitted from a bounded uniform sample and with knots that are means of at
-least `protect_extremes` cells, so that no knot is a single row's value.
+least `protect_extremes` cells, so that no knot is a single row's value. Each level has a finer map of its own into
+that space: a value that `min_category_rows` share gets a piece as wide as it is frequent, and values with tokens of
+their own get none, so a smooth density there is as lumpy as the real values are (99 and 149 are prices, 101 is not).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -31,8 +33,55 @@ MAX_TOKENS = 128
 SPIKE_SHARE = 0.005
 KNOTS = 400
 DECIMALS = 6
+_MOST_ERROR = 0.004
+"""Share of a step that a multiple of it may be off, being a float; multiples of a finer step are off by hundredths."""
+_MOVES = (1.0, -1.0, 2.0, -2.0, 3.0, -3.0)
+_MAP_PARTS = ("values", "z", "atoms")
+_MOST_ATOMS, _MOST_ANCHORS = 2_000, 48
 
 Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LevelMap:
+    """A monotone, piecewise linear map between the values of a level and N(0, 1).
+
+    Args:
+        values: Knots, ascending, shape (k,).
+        z: Their places, ascending, shape (k,).
+        atoms: Values of a continuous level that many rows share exactly; empty where values are rounded anyway.
+
+    """
+
+    values: npt.NDArray[np.float64]
+    z: npt.NDArray[np.float64]
+    atoms: npt.NDArray[np.float64]
+
+    def cell(self, offsets: npt.NDArray[np.float64], half: float) -> tuple[Values, Values]:
+        """Edges in N(0, 1) of the cells from half a step below values to half a step above."""
+        if half > 0 or not len(self.atoms):
+            return np.interp(offsets - half, self.values, self.z), np.interp(offsets + half, self.values, self.z)
+        width = np.where(self._nearest(offsets) == offsets, self._width(offsets), 0.0)
+        return np.interp(offsets - width, self.values, self.z), np.interp(offsets + width, self.values, self.z)
+
+    def value(self, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Values at places in N(0, 1), not yet rounded."""
+        raw = np.interp(z, self.z, self.values)
+        if len(self.atoms):
+            nearest = self._nearest(raw)
+            raw = np.where(np.abs(raw - nearest) <= 1.5 * self._width(nearest), nearest, raw)
+        return np.asarray(raw, dtype=np.float64)
+
+    def _nearest(self, offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        right = np.clip(np.searchsorted(self.atoms, offsets), 0, len(self.atoms) - 1)
+        left = np.maximum(right - 1, 0)
+        nearer = np.abs(self.atoms[left] - offsets) < np.abs(self.atoms[right] - offsets)
+        return np.asarray(np.where(nearer, self.atoms[left], self.atoms[right]), dtype=np.float64)
+
+    @staticmethod
+    def _width(offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Half the width that a shared value of a continuous level takes up: none that a value could differ by."""
+        return np.asarray(1e-10 * np.maximum(np.abs(offsets), 1e-3), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -50,6 +99,7 @@ class NumericTable:
         highest: Protected maximum.
         has_null: Whether a token stands for null.
         counts: Training cells of each token, shape (n_tokens,).
+        maps: Finer map of each level into N(0, 1), as long as `steps`.
 
     """
 
@@ -63,6 +113,7 @@ class NumericTable:
     highest: float
     has_null: bool
     counts: npt.NDArray[np.float64] = field(compare=False)
+    maps: tuple[LevelMap, ...] = ()
 
     @property
     def n_levels(self) -> int:
@@ -82,6 +133,15 @@ class NumericTable:
     @property
     def _first_spike(self) -> int:
         return len(self.steps) + int(self.has_null)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Smallest and largest offset that any token stands for."""
+        low, high = self.lowest, self.highest
+        if len(self.spikes):
+            outer = float(self.spikes[0]), float(self.spikes[-1])
+            low, high = (min(low, outer[0]), max(high, outer[1])) if self.n_levels else outer
+        return low, high
 
     def to_z(self, offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Map values to N(0, 1), linearly between knots and beyond them along the last piece."""
@@ -125,12 +185,8 @@ class NumericTable:
             low[is_spike] = high[is_spike] = self._spike_z()[place[is_spike]]
         rest = valid & ~is_spike
         if self.n_levels and rest.any():
-            level = self.level_of(offsets[rest])
-            half = self.steps[level] / 2
-            tokens[rest] = level
-            ends = self.z_range()
-            low[rest] = np.clip(self.to_z(offsets[rest] - half), *ends)
-            high[rest] = np.clip(self.to_z(offsets[rest] + half), *ends)
+            tokens[rest] = self.level_of(offsets[rest])
+            low[rest], high[rest] = self._cells(tokens[rest], offsets[rest])
         if self.has_null:
             tokens[~valid] = self.null_token
         return tokens, low.astype(np.float32), high.astype(np.float32)
@@ -148,9 +204,7 @@ class NumericTable:
         offsets = np.zeros(len(tokens))
         is_level = tokens < self.n_levels
         if is_level.any():
-            step = self.steps[tokens[is_level]]
-            raw = np.clip(self.from_z(z[is_level].astype(np.float64)), self.lowest, self.highest)
-            offsets[is_level] = _round_to(raw, step, self.base, self.lowest, self.highest)
+            offsets[is_level] = self._of_level(tokens[is_level], z[is_level])
         is_spike = tokens >= self._first_spike
         offsets[is_spike] = self.spikes[tokens[is_spike] - self._first_spike]
         valid = is_level | is_spike
@@ -158,10 +212,68 @@ class NumericTable:
             return np.rint(offsets).astype(np.int64) + np.int64(self.base), valid
         return offsets, valid
 
+    def _cells(self, levels: Values, offsets: npt.NDArray[np.float64]) -> tuple[Values, Values]:
+        """Edges in N(0, 1) of the cells of values at their levels."""
+        low, high = np.zeros(len(offsets)), np.zeros(len(offsets))
+        for level, (step, finer) in enumerate(zip(self.steps, self.maps, strict=True)):
+            at = levels == level
+            if at.any():
+                inside = np.clip(offsets[at], self.lowest, self.highest)
+                if step and not self.integer:  # as the map's knots, whose cells meet where they are a grid
+                    inside = np.rint(2 * inside / step) * (step / 2)
+                low[at], high[at] = finer.cell(inside, step / 2)
+        return low, high
+
+    def _of_level(self, tokens: Values, z: Values) -> npt.NDArray[np.float64]:
+        """Offsets of cells of levels: rounded, and moved off values that the training rows would tell otherwise."""
+        raw = np.zeros(len(tokens))
+        for level, finer in enumerate(self.maps):
+            at = tokens == level
+            if at.any():
+                raw[at] = finer.value(z[at].astype(np.float64))
+        step = self.steps[tokens]
+        raw = np.clip(raw, self.lowest, self.highest)
+        rounded = _round_to(raw, step, self.base, self.lowest, self.highest)
+        wrong = np.flatnonzero((step > 0) & self._is_foreign(rounded, tokens))
+        toward = np.where(raw[wrong] >= rounded[wrong], 1.0, -1.0)
+        for move in _MOVES:
+            if not len(wrong):
+                break
+            moved = _round_to(
+                rounded[wrong] + move * toward * step[wrong], step[wrong], self.base, self.lowest, self.highest
+            )
+            better = ~self._is_foreign(moved, tokens[wrong])
+            rounded[wrong[better]] = moved[better]
+            wrong, toward = wrong[~better], toward[~better]
+        return rounded
+
+    def _is_foreign(self, offsets: npt.NDArray[np.float64], tokens: Values) -> npt.NDArray[np.bool_]:
+        """Whether values have a token other than the given levels': a spike's, or a coarser level's."""
+        foreign = self.level_of(offsets) != tokens
+        if len(self.spikes):
+            right = np.minimum(np.searchsorted(self.spikes, offsets), len(self.spikes) - 1)
+            reach = np.minimum(
+                _float_error(self.spikes), _MOST_ERROR * float(self.steps[self.steps > 0].min(initial=1.0))
+            )
+            for place in (right, np.maximum(right - 1, 0)):
+                foreign |= np.abs(self.spikes[place] - offsets) <= reach[place]
+        return np.asarray(foreign)
+
+    def settle(self, tokens: Values, z: Values) -> npt.NDArray[np.float32]:
+        """Move drawn values to the middle of the cells that they will be decoded to, where training rows lie."""
+        settled = z.astype(np.float32)
+        is_level = tokens < self.n_levels
+        if is_level.any():
+            low, high = self._cells(tokens[is_level], self._of_level(tokens[is_level], z[is_level]))
+            settled[is_level] = (low.astype(np.float32) + high.astype(np.float32)) / 2
+        return settled
+
     def z_range(self) -> tuple[float, float]:
         """Interval of N(0, 1) between the protected ends, half a step of the finest level beyond them."""
-        half = float(self.steps[-1]) / 2 if self.n_levels else 0.0
-        low, high = self.to_z(np.array([self.lowest - half, self.highest + half]))
+        if self.maps:
+            low, high = min(m.z[0] for m in self.maps), max(m.z[-1] for m in self.maps)
+        else:
+            low, high = self.to_z(np.array([self.lowest, self.highest]))
         return float(low), float(max(high, low + 1e-6))
 
     def to_json(self) -> dict[str, Any]:
@@ -177,12 +289,19 @@ class NumericTable:
     def to_arrays(self) -> dict[str, Values]:
         """Arrays for the bundle."""
         names = ("steps", "spikes", "knots_value", "knots_z", "counts")
-        return {name: np.asarray(getattr(self, name), dtype=np.float64) for name in names}
+        arrays = {name: np.asarray(getattr(self, name), dtype=np.float64) for name in names}
+        for level, finer in enumerate(self.maps):
+            arrays |= {f"level{level}_{part}": getattr(finer, part) for part in _MAP_PARTS}
+        return arrays
 
     @classmethod
     def restore(cls, values: dict[str, Any], arrays: dict[str, Any]) -> Self:
         """Rebuild from `to_json` and `to_arrays`."""
-        return cls(**values, **arrays)
+        own = {name: array for name, array in arrays.items() if not name.startswith("level")}
+        maps = tuple(
+            LevelMap(*(arrays[f"level{level}_{part}"] for part in _MAP_PARTS)) for level in range(len(own["steps"]))
+        )
+        return cls(**values, **own, maps=maps)
 
 
 def _interpolate(x: Values, xs: Values, ys: Values) -> npt.NDArray[np.float64]:
@@ -194,6 +313,13 @@ def _interpolate(x: Values, xs: Values, ys: Values) -> npt.NDArray[np.float64]:
     return np.asarray(ys[piece] + (x - xs[piece]) * slope, dtype=np.float64)
 
 
+def _float_error(values: Values) -> npt.NDArray[np.float64]:
+    """What values may be off from the decimals that they stand for: much, where they are float32."""
+    with np.errstate(over="ignore"):
+        is_single = values == values.astype(np.float32)
+    return np.asarray(np.where(is_single, 2e-7, 4e-15) * np.abs(values), dtype=np.float64)
+
+
 def _is_multiple(offsets: Values, step: float, base: int) -> npt.NDArray[np.bool_]:
     if step <= 0:
         return np.ones(len(offsets), dtype=np.bool_)
@@ -203,18 +329,29 @@ def _is_multiple(offsets: Values, step: float, base: int) -> npt.NDArray[np.bool
         divides = (rounded.astype(np.int64) % whole + base % whole) % whole == 0
         return np.asarray(divides & (rounded == offsets))
     ratio = offsets / step
-    # Values already lie on a decimal grid, so a candidate's remainders are tenths: float32's error stays far below.
-    tolerance = np.minimum(1e-5 + 2e-7 * np.abs(ratio), 0.01)
+    tolerance = np.minimum(1e-5 + _float_error(offsets) / step, _MOST_ERROR)
     return np.asarray(np.abs(ratio - np.rint(ratio)) < tolerance)
+
+
+def _on_grid(end: float, steps: Values) -> float:
+    """Take an end that is a decimal but for its error as a float as that decimal, which would else lie beyond it."""
+    grids = steps[steps > 0]
+    if not len(grids) or grids[-1] >= 1:
+        return end
+    nearest = float(np.round(np.rint(end / grids[-1]) * grids[-1], DECIMALS))
+    on_grid = abs(nearest - end) <= 0.1 * grids[-1] if steps[-1] > 0 else _is_multiple(np.array([end]), grids[-1], 0)[0]
+    return nearest if on_grid else end
 
 
 def _round_to(raw: Values, step: Values, base: int, lowest: float, highest: float) -> Values:
     """Round to the nearest multiple of each step (of the value, not of the offset) that lies within the bounds."""
     safe = np.where(step > 0, step, 1.0)
-    shift = np.where(step > 0, np.mod(float(base), safe), 0.0) if base else np.zeros(len(raw))
+    # In whole numbers: a base beyond 2^53 is no float64.
+    shift = np.where(step > 0, np.int64(base) % safe.astype(np.int64), 0) if base else np.zeros(len(raw))
     rounded = np.rint((raw + shift) / safe) * safe - shift
-    rounded = np.where((rounded > highest) & (rounded - safe >= lowest), rounded - safe, rounded)
-    rounded = np.where((rounded < lowest) & (rounded + safe <= highest), rounded + safe, rounded)
+    slack = 4 * np.spacing(max(abs(lowest), abs(highest)))  # 0.1 * 3 is more than 0.3
+    rounded = np.where((rounded > highest + slack) & (rounded - safe >= lowest - slack), rounded - safe, rounded)
+    rounded = np.where((rounded < lowest - slack) & (rounded + safe <= highest + slack), rounded + safe, rounded)
     decimal = step < 1
     if decimal.any():  # 0.1 * 3 is not 0.3: settle on the float nearest to the decimal
         rounded = np.where(decimal & (step > 0), np.round(rounded, DECIMALS), rounded)
@@ -285,18 +422,95 @@ class NumericFitter:
         if not len(steps) and not len(spikes):
             steps = np.zeros(1)
         ranged = rest if len(rest) >= 2 * self.protect else offsets
-        lowest, highest = self._bounds(ranged)
+        lowest, highest = (_on_grid(end, steps) for end in self._bounds(ranged))
         knots_value, knots_z = self._knots(ranged, lowest, highest)
         table = NumericTable(
             base, self.integer, steps, spikes, knots_value, knots_z, lowest, highest, has_null, np.zeros(0)
         )
+        table = replace(table, maps=self._maps(table, np.clip(ranged, lowest, highest)))
         tokens, _, _ = table.encode(self._values, np.ones(len(self._values), dtype=np.bool_))
         per_token = np.bincount(tokens, minlength=table.n_tokens).astype(np.float64)
         if has_null:
             per_token[table.null_token] = self._nulls * len(self._values) / max(self._valid, 1)
-        return NumericTable(
-            base, self.integer, steps, spikes, knots_value, knots_z, lowest, highest, has_null, per_token
+        return replace(table, counts=per_token)
+
+    def _maps(self, table: NumericTable, cells: Values) -> tuple[LevelMap, ...]:
+        """Finer maps of the levels, from their cells."""
+        if not table.n_levels:
+            return ()
+        levels = table.level_of(cells)
+        own = ~np.isin(cells, table.spikes)
+        if not own.any():
+            own[:] = True
+        return tuple(
+            self._level_map(table, float(step), cells[own & (levels == level)])
+            for level, step in enumerate(table.steps)
         )
+
+    def _level_map(self, table: NumericTable, step: float, cells: Values) -> LevelMap:
+        half, (low, high) = step / 2, (table.lowest - step / 2, table.highest + step / 2)
+        high = max(high, low + 1e-9 * max(1.0, abs(low)))
+        unique, counts = np.unique(cells, return_counts=True)
+        shared = counts >= max(self.min_rows, 1)
+        if shared.sum() > _MOST_ATOMS:
+            shared &= counts > np.sort(counts)[-_MOST_ATOMS]
+        atoms, mass = unique[shared], counts[shared].astype(np.float64)
+        smooth = cells[~np.isin(cells, atoms)]
+        knots = np.array([low, high])
+        share = np.array([0.0, 1.0])
+        if len(smooth) >= 2 * self.protect:
+            pieces = np.array_split(smooth, max(1, min(KNOTS, len(smooth) // max(self.protect, 1))))
+            middles = np.array([piece.mean() for piece in pieces])
+            sizes = np.array([len(piece) for piece in pieces])
+            knots = np.concatenate([[low], middles, [high]])
+            share = np.concatenate([[0.0], (np.cumsum(sizes) - sizes / 2) / len(smooth), [1.0]])
+        near = table.spikes[(table.spikes >= low) & (table.spikes <= high)]
+        taken = np.union1d(atoms, near[_is_multiple(near, step, table.base)]) if half else atoms
+        width = np.full(len(taken), half) if half else LevelMap._width(taken)
+        edges = np.concatenate([knots, np.clip(np.r_[taken - width, taken + width], low, high)])
+        if half and not self.integer:  # neighbours share an edge, which floats would give two readings
+            edges = np.rint(edges / half) * half
+        edges = np.unique(edges)
+        middle = (edges[1:] + edges[:-1]) / 2
+        # The smooth part has no share in cells that are taken: by spikes, or by atoms, which bring their own.
+        place = np.minimum(np.searchsorted(taken, middle), max(len(taken) - 1, 0))
+        left = np.maximum(place - 1, 0)
+        inside = np.zeros(len(middle), dtype=np.bool_)
+        for at in (place, left) if len(taken) else ():
+            inside |= np.abs(middle - taken[at]) < width[at]
+        pieces_mass = np.where(inside, 0.0, np.diff(np.interp(edges, knots, share)))
+        total = pieces_mass.sum()
+        pieces_mass *= len(smooth) / total if total > 0 else 0.0
+        is_atom = np.zeros(len(middle), dtype=np.bool_)
+        if len(atoms):
+            owner = np.searchsorted(atoms, middle)
+            for at in (np.minimum(owner, len(atoms) - 1), np.maximum(owner - 1, 0)):
+                reach = half if half else LevelMap._width(atoms[at])
+                hit = inside & (np.abs(middle - atoms[at]) < reach)
+                first = hit & np.concatenate([[True], ~(hit[1:] & hit[:-1] & (at[1:] == at[:-1]))])
+                pieces_mass[first] += mass[at[first]]
+                is_atom |= first
+                inside &= ~hit
+        if pieces_mass.sum() <= 0:
+            pieces_mass = np.diff(edges)
+        filled = np.concatenate([[0.0], np.cumsum(pieces_mass)])
+        filled /= filled[-1]
+        # Anchors tie the map to the common one: a place means about the same value at every level.
+        n = int(np.clip(len(cells) / (4 * max(self.protect, 1)), 2, _MOST_ANCHORS))
+        anchors = np.arange(1, n) / n
+        piece = np.minimum(np.searchsorted(filled, anchors, side="right") - 1, len(middle) - 1)
+        # An anchor within a frequent value would narrow that value's piece to its width in the common map.
+        anchors = anchors[~is_atom[piece] | (np.diff(filled)[piece] <= 0.5 / n)]
+        finest = float(table.steps[-1]) / 2
+        common = table.to_z(
+            np.clip(
+                np.concatenate([[low], np.interp(anchors, filled, edges), [high]]),
+                table.lowest - finest,
+                table.highest + finest,
+            )
+        )
+        z = np.interp(filled, np.concatenate([[0.0], anchors, [1.0]]), np.maximum.accumulate(common))
+        return LevelMap(edges, z + 1e-7 * np.arange(len(z)), atoms if not half else np.zeros(0))
 
     def _offsets(self, values: Values, base: int) -> npt.NDArray[np.float64]:
         return (values - base).astype(np.float64) if self.integer else values.astype(np.float64)
@@ -335,8 +549,13 @@ class NumericFitter:
 
     def _levels(self, rest: Values, base: int) -> npt.NDArray[np.float64]:
         finest = self._finest(rest)
-        if finest == 0.0:
-            return np.zeros(1)
+        if finest == 0.0 and (self.integer or bool(np.all(rest == np.rint(rest)))):
+            return np.zeros(1)  # wider than float64 counts: no value is rounder than others
+        if finest == 0.0:  # most values may still be round, as amounts are beside computed ones
+            grids = [10.0**-k for k in range(4)]
+            shares = [float(_is_multiple(rest, grid, base).mean()) for grid in grids]
+            common = [grid for grid, share in zip(grids, shares, strict=True) if share >= max(shares) - 0.01]
+            return np.array([common[0], 0.0]) if max(shares) >= 0.05 else np.zeros(1)
         candidates = self.units if finest == 1.0 else tuple(finest * 10**k for k in range(1, 9))
         steps, share = [finest], 1.0
         rest = rest[rest != -base]

@@ -17,9 +17,11 @@ from tabvae_core.codecs.datetime import DatetimeCodec, DatetimeFitter
 from tabvae_core.codecs.identifier import IdentifierCodec, IdentifierFitter
 from tabvae_core.codecs.null import NullCodec, NullFitter
 from tabvae_core.codecs.number import NumberCodec, NumberFitter
+from tabvae_core.codecs.numeric import NumericTable
 from tabvae_core.codecs.ordinal import as_field, base_type
 from tabvae_core.codecs.text import TextCodec, TextFitter
 from tabvae_core.errors import ModelFileError, SpecError
+from tabvae_core.given import GivenColumn
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.schema import ColumnSchema, TableSchema
 from tabvae_core.spec import Kind, PrivacySpec
@@ -153,6 +155,10 @@ class TableCodec:
         """Range of every slot's values in quantile space, shape (slots, 2)."""
         return np.array([pair for codec in self.codecs for pair in codec.value_ranges()], np.float32).reshape(-1, 2)
 
+    def tables(self) -> list[NumericTable | None]:
+        """Tables behind every slot that holds numbers."""
+        return [table for codec in self.codecs for table in codec.tables()]
+
     def notes(self) -> tuple[str, ...]:
         """Decisions of all codecs."""
         return tuple(note for codec in self.codecs for note in codec.notes())
@@ -179,27 +185,36 @@ class TableCodec:
             codecs.append(_CODECS[state.kind].restore(state, arrow.field(name).type))
         return cls(schema, tuple(codecs))
 
-    def encode_given(self, given: Mapping[str, Any]) -> Iterator[tuple[int, int, float]]:
-        """Encode given values as (slot, token, value), for slots of the given columns.
+    def encode_given(
+        self, given: Mapping[str, GivenColumn]
+    ) -> Iterator[tuple[int, npt.NDArray[np.bool_], npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Encode given cells as (slot, mask, tokens, values), n each, for the slots of the given columns.
 
         Raises:
-            SpecError: There is no such column, or its value was never learned.
+            SpecError: A value was never learned.
 
         """
-        arrow = self.schema.arrow
-        for name, value in given.items():
-            if name not in self.schema.names:
-                raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(self.schema.names)}")
-            index = self.schema.names.index(name)
-            array = pa.array([value], type=arrow.field(name).type)
-            if not self.codecs[index].knows(array):
+        for name, part in given.items():
+            codec = self.codecs[self.schema.names.index(name)]
+            if not part.mask.any() or not codec.slots:
+                continue
+            known = part.cells.filter(pa.array(part.mask)) if not part.mask.all() else part.cells
+            if not codec.knows(known):
                 raise SpecError(
-                    f"given: column {name!r} never had the value {value!r} in enough rows to be learned",
+                    f"given: column {name!r} never had {_one_of(known, codec)} in enough rows to be learned",
                     hint="give a more frequent value, or lower privacy.min_category_rows and fit again",
                 )
-            cell = self.codecs[index].encode(array)
+            cells = codec.encode(part.cells)
             for k, slot in enumerate(self.slots_of(name)):
-                yield slot, int(cell.tokens[0, k]), float((cell.low[0, k] + cell.high[0, k]) / 2)
+                yield slot, part.mask, cells.tokens[:, k], (cells.low[:, k] + cells.high[:, k]) / 2
+
+
+def _one_of(cells: pa.Array, codec: Codec) -> str:
+    """Name the first value that a codec does not know."""
+    for at in range(len(cells)):
+        if not codec.knows(cells.slice(at, 1)):
+            return f"the value {cells[at].as_py()!r}"
+    return "these values"
 
 
 def _joined(parts: Sequence[Encoded], rows: int) -> Encoded:

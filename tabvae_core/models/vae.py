@@ -2,16 +2,19 @@
 
     row ─ embed ─ encoder ─► μ, σ ─► z ─┐
                                         ▼
-            start, slot 1, slot 2 … ─ causal transformer ─► token of the next slot ─► its value
+        context of a slot = z + Σ embeddings of the cells before it ─ the slot's own layers ─► token ─► value
 
 - The encoder (sum of the slots' embeddings, two layers) gives a posterior over a small latent z, whose rate is held
   by free bits (Kingma et al., 2016), so that the strong decoder does not ignore it.
-- The decoder reads z, then one slot after the other (Vaswani et al., 2017; over table cells: TabMT, 2023). A slot's
-  token comes from a softmax; a token that carries a value is followed by a mixture of logistics (Salimans et al.,
-  2017) in Gaussian-quantile space, so that a number keeps its resolution.
-- Slots may come in any order: what is given comes first, and everything else is drawn conditionally on it.
+- The decoder is a neural autoregressive density estimator (NADE: Larochelle & Murray, 2011; Uria et al., 2016): what a
+  slot sees is a running sum, so a row costs time and memory linear in its slots, in training and in sampling. Each
+  slot has layers of its own, which cost no more than shared ones and learn more.
+- A slot's token comes from a softmax. A token that carries a value is followed by a mixture of logistics, integrated
+  over the cell (Salimans et al., 2017), of what an additive model of the earlier cells leaves open.
+- Any cells of a row may be given, others in every row: given cells enter the sum first. Rows that are trained so do
+  without z, so what is drawn beside given cells is drawn from the conditional that was learned, without rejection.
 
-Shapes: B rows, S slots, W width, K mixture components.
+Shapes: B rows, S slots, V slots that carry values, W width of the sum, H width of a slot's layers, K components.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +30,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Draws", "Layout", "NetworkSize", "Restriction", "TabularVAE"]
+from tabvae_core.models.additive import AdditiveModel
+
+__all__ = ["Cells", "Draws", "Given", "Layout", "NetworkSize", "Restriction", "Settler", "TabularVAE"]
 
 NEVER = -1e9
+ONE_TABLE = 600
+"""Cells of a two-level category's grid above which members get embeddings of their own."""
 _RARE_LOGIT = -12.0
 _TABLE_RANK = 16
+_LEAST_CELL = 1e-3
+_LOG_SCALES = (-6.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -61,10 +71,9 @@ class NetworkSize:
     """Hyperparameters of the network.
 
     Args:
-        width: Size of a slot's embedding, W.
-        hidden: Size of a block's inner layer.
-        depth: Transformer blocks.
-        heads: Attention heads; divides `width`.
+        width: Size of the running sum, W.
+        hidden: Size of a slot's layers, H.
+        depth: Layers of a slot after the first.
         latent: Dimensions of z.
         mixtures: Components of a value's density, K.
         dropout: Share of activations dropped in training.
@@ -73,10 +82,9 @@ class NetworkSize:
 
     """
 
-    width: int = 96
-    hidden: int = 192
-    depth: int = 3
-    heads: int = 3
+    width: int = 192
+    hidden: int = 128
+    depth: int = 1
     latent: int = 8
     mixtures: int = 10
     dropout: float = 0.1
@@ -85,11 +93,50 @@ class NetworkSize:
 
 
 @dataclass(frozen=True)
+class Cells:
+    """Rows as the network learns them; each tensor of shape (B, S).
+
+    Args:
+        tokens: Tokens as later slots see them, int64.
+        targets: Tokens to predict, int64; other than `tokens` where a cell follows from earlier ones.
+        low: Lower edges of the cells' values, float32.
+        high: Upper edges.
+
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    low: Tensor
+    high: Tensor
+
+    @property
+    def values(self) -> Tensor:
+        """Middle of each cell."""
+        return (self.low + self.high) / 2
+
+
+@dataclass(frozen=True)
+class Given:
+    """Cells that are known before the others are drawn; each tensor of shape (B, S).
+
+    Args:
+        mask: True where a cell is given.
+        tokens: Tokens, int64; read where given.
+        values: Values, float32; read where given.
+
+    """
+
+    mask: Tensor
+    tokens: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
 class Restriction:
     """What a slot may draw.
 
     Args:
-        tokens: True where a token may be drawn, shape (n_tokens,); None: all.
+        tokens: True where a token may be drawn, shape (n_tokens,) or fewer, the rest forbidden; None: all.
         low: Smallest value, in Gaussian-quantile space.
         high: Largest value.
 
@@ -126,55 +173,37 @@ class Draws:
 
         return cls(torch.randn(rows, latent, generator=generator), uniform(), uniform(), uniform())
 
-    def to(self, device: torch.device) -> Draws:
-        """Move to a device."""
-        return Draws(*(t.to(device) for t in (self.latent, self.tokens, self.components, self.values)))
+    def first(self, rows: int) -> Draws:
+        """The randomness of the first rows."""
+        return Draws(*(t[:rows] for t in (self.latent, self.tokens, self.components, self.values)))
 
 
-class _Block(nn.Module):
-    """Pre-norm transformer block with a cache of keys and values for step-by-step use."""
+class Settler(Protocol):
+    """Turns what was drawn for a slot into what the training rows could hold; see `codecs.settling`."""
 
-    def __init__(self, size: NetworkSize) -> None:
+    def allowed(self, slot: int) -> npt.NDArray[np.bool_] | None:
+        """Which tokens each row may draw, shape (B, n_tokens); None: no more is known than the network knows."""
+        ...
+
+    def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Settle the tokens (B,) and values (B,) of a slot, after all slots before it."""
+        ...
+
+
+class _SlotLinear(nn.Module):
+    """A linear layer of its own for each of n slots: (n, B, inputs) to (n, B, outputs)."""
+
+    def __init__(self, n: int, inputs: int, outputs: int, gain: float = 1.0) -> None:
         super().__init__()
-        self.heads, self.dropout = size.heads, size.dropout
-        self.norm_attention = nn.LayerNorm(size.width)
-        self.qkv = nn.Linear(size.width, 3 * size.width)
-        self.project = nn.Linear(size.width, size.width)
-        self.norm_mlp = nn.LayerNorm(size.width)
-        self.expand = nn.Linear(size.width, size.hidden)
-        self.contract = nn.Linear(size.hidden, size.width)
+        self.weight = nn.Parameter(torch.randn(n, inputs, outputs) * (gain / math.sqrt(inputs)))
+        self.bias = nn.Parameter(torch.zeros(n, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, S, W) to (B, S, W), each position seeing itself and those before it."""
-        q, k, v = self._heads(x)
-        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self._mix(x, seen)
+        return torch.baddbmm(self.bias, x, self.weight)
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, at: int) -> Tensor:
-        """Map one position (B, 1, W), its keys and values written to the caches (B, heads, S, W / heads) at `at`."""
-        q, k, v = self._heads(x)
-        keys[:, :, at : at + 1], values[:, :, at : at + 1] = k, v
-        seen = functional.scaled_dot_product_attention(q, keys[:, :, : at + 1], values[:, :, : at + 1])
-        return self._mix(x, seen)
-
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, length, width = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(rows, length, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        return q, k, v
-
-    def _mix(self, x: Tensor, seen: Tensor) -> Tensor:
-        rows, _, length, _ = seen.shape
-        joined = seen.transpose(1, 2).reshape(rows, length, -1)
-        x = x + self._dropped(self.project(joined))
-        hidden = functional.gelu(self.expand(self.norm_mlp(x)))
-        return x + self._dropped(self.contract(hidden))
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        if not self.training or self.dropout <= 0:
-            return x
-        # Twice as fast on a CPU as the library's, whose Bernoulli draws are not vectorised.
-        return x * (torch.rand_like(x) >= self.dropout) * (1 / (1 - self.dropout))
+    def of(self, slot: int, x: Tensor) -> Tensor:
+        """Apply one slot's layer to (B, inputs)."""
+        return torch.addmm(self.bias[slot], x, self.weight[slot])
 
 
 class _TokenHeads(nn.Module):
@@ -191,9 +220,8 @@ class _TokenHeads(nn.Module):
         self.register_buffer("index", torch.tensor(self.slots), persistent=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map (B, n, W) of these slots to logits (n, B, largest)."""
-        logits: Tensor = torch.baddbmm(self.bias[:, None], hidden.transpose(0, 1), self.weight)
-        return logits
+        """Map (n, B, H) of these slots to logits (n, B, largest)."""
+        return torch.baddbmm(self.bias[:, None], hidden, self.weight)
 
 
 class TabularVAE(nn.Module):
@@ -203,7 +231,7 @@ class TabularVAE(nn.Module):
         layout: The slots.
         size: Hyperparameters.
         priors: Log frequencies of each slot's tokens, shape (n_tokens,) or (parent's n_tokens, n_tokens).
-        token_values: Place of each exact token in quantile space, NaN without one; None: none has.
+        token_values: Place of each exact token in quantile space, NaN without one, shape (n_tokens,); None: none has.
         value_ranges: Range of each slot's values in quantile space, shape (S, 2).
 
     """
@@ -215,6 +243,7 @@ class TabularVAE(nn.Module):
     ranges: Tensor
     frequencies: Tensor
     valued: Tensor
+    numeric: Tensor
 
     def __init__(
         self,
@@ -226,46 +255,54 @@ class TabularVAE(nn.Module):
     ) -> None:
         super().__init__()
         self.layout, self.size = layout, size
-        slots, width = layout.n_slots, size.width
+        slots, width, hidden = layout.n_slots, size.width, size.hidden
         offsets = np.concatenate([[0], np.cumsum(layout.n_tokens)[:-1]]).astype(np.int64)
         total = int(sum(layout.n_tokens))
-        places = np.full(total, np.nan, dtype=np.float32)
-        for offset, values in zip(offsets, token_values, strict=True):
+        places, numeric = np.full(total, np.nan, dtype=np.float32), []
+        for slot, (offset, values) in enumerate(zip(offsets, token_values, strict=True)):
             if values is not None:
                 places[offset : offset + len(values)] = values
-        self.register_buffer("offsets", torch.from_numpy(offsets), persistent=False)
-        self.register_buffer("levels", torch.tensor(layout.n_levels), persistent=False)
-        self.register_buffer("place", torch.from_numpy(np.nan_to_num(places)), persistent=False)
-        self.register_buffer("has_place", torch.from_numpy(~np.isnan(places)), persistent=False)
-        self.register_buffer("ranges", torch.from_numpy(value_ranges.astype(np.float32)), persistent=False)
+            if layout.n_levels[slot] or (values is not None and bool(np.isfinite(values).any())):
+                numeric.append(slot)
+        valued = [slot for slot in range(slots) if layout.n_levels[slot]]
+        self._numeric_place = {slot: k for k, slot in enumerate(numeric)}
+        self._valued_place = {slot: k for k, slot in enumerate(valued)}
+        self._constant("offsets", torch.from_numpy(offsets))
+        self._constant("levels", torch.tensor(layout.n_levels))
+        self._constant("place", torch.from_numpy(np.nan_to_num(places)))
+        self._constant("has_place", torch.from_numpy(~np.isnan(places)))
+        self._constant("ranges", torch.from_numpy(value_ranges.astype(np.float32)))
+        self._constant("frequencies", math.pi / 4 * 2.0 ** torch.arange(size.frequencies))
+        self._constant("numeric", torch.tensor(numeric, dtype=torch.long))
+        self._constant("valued", torch.tensor(valued, dtype=torch.long))
 
         self.embedding = nn.Embedding(total, width)
-        nn.init.normal_(self.embedding.weight, std=0.3)
+        nn.init.normal_(self.embedding.weight, std=0.5)
         features = 2 * size.frequencies + 1
-        self.value_weight = nn.Parameter(torch.randn(slots, features, width) * (0.5 / math.sqrt(features)))
-        self.register_buffer("frequencies", math.pi / 4 * 2.0 ** torch.arange(size.frequencies), persistent=False)
-        self.target = nn.Embedding(slots, width)
-        nn.init.normal_(self.target.weight, std=0.3)
+        self.value_weight = nn.Parameter(torch.randn(len(numeric), features, width) * (0.5 / math.sqrt(features)))
+        self.additive = AdditiveModel(total, len(numeric), len(valued), size.frequencies)
 
         self.encode_in = nn.Linear(width, 2 * width)
         self.encode_out = nn.Linear(2 * width, 2 * size.latent)
         self.start = nn.Linear(size.latent, width)
-        self.layers = [_Block(size) for _ in range(size.depth)]
-        self.blocks = nn.ModuleList(self.layers)
-        self.norm = nn.LayerNorm(width)
-        self.token_heads = self._make_heads(layout, width)
+        self.no_latent = nn.Parameter(torch.zeros(width))
+        self.enter = _SlotLinear(slots, width, hidden, math.sqrt(2))
+        self.layers = [_SlotLinear(slots, hidden, hidden) for _ in range(size.depth)]
+        self.deeper = nn.ModuleList(self.layers)
+        self.token_heads = self._make_heads(layout, hidden)
         self.heads = nn.ModuleList(self.token_heads)
         self._set_priors(priors)
 
-        valued = [s for s in range(slots) if layout.n_levels[s] > 0]
-        self.register_buffer("valued", torch.tensor(valued, dtype=torch.long), persistent=False)
-        self._valued_place = {slot: k for k, slot in enumerate(valued)}
-        self.value_in = nn.Linear(width, width)
-        self.value_out = nn.Parameter(torch.randn(len(valued), width, 3 * size.mixtures) * 0.02)
-        spread = torch.zeros(3 * size.mixtures)
-        spread[size.mixtures : 2 * size.mixtures] = torch.linspace(-2, 2, size.mixtures)
-        spread[2 * size.mixtures :] = -1.0
-        self.value_bias = nn.Parameter(spread.repeat(len(valued), 1))
+        self.level = nn.Parameter(torch.zeros(len(valued), max(1, *layout.n_levels, 1), hidden))
+        self.value_in = _SlotLinear(len(valued), hidden, hidden, math.sqrt(2))
+        self.value_out = _SlotLinear(len(valued), hidden, 3 * size.mixtures, 0.1)
+        with torch.no_grad():
+            self.value_out.bias[..., size.mixtures : 2 * size.mixtures] = torch.linspace(-2, 2, size.mixtures)
+            self.value_out.bias[..., 2 * size.mixtures :] = -1.0
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        """Keep a tensor that follows from the codecs and moves with the network, but is not stored with it."""
+        self.register_buffer(name, value, persistent=False)
 
     @staticmethod
     def _make_heads(layout: Layout, width: int) -> list[_TokenHeads]:
@@ -294,53 +331,60 @@ class TabularVAE(nn.Module):
                 bias[place, :n] = clipped if grid.ndim == 1 else 0.0
             if grid.ndim == 2:
                 self._by_parent[slot] = f"prior_{slot}"
-                hard = torch.where(never, torch.tensor(NEVER), clipped)
-                self.register_buffer(f"prior_{slot}", hard, persistent=False)
+                self._constant(f"prior_{slot}", torch.where(never, torch.tensor(NEVER), clipped))
                 if self.layout.n_levels[slot] == 0 and grid.size > ONE_TABLE:
                     self._tables[slot] = f"table_{slot}"
                     self.register_parameter(f"table_{slot}", nn.Parameter(torch.randn(*grid.shape, _TABLE_RANK) * 0.1))
-                    self.add_module(f"table_query_{slot}", nn.Linear(self.size.width, _TABLE_RANK, bias=False))
+                    self.add_module(f"table_query_{slot}", nn.Linear(self.size.hidden, _TABLE_RANK, bias=False))
                     self.add_module(f"table_value_{slot}", nn.Linear(_TABLE_RANK, self.size.width, bias=False))
 
     # Embedding ------------------------------------------------------------------------------------------------------
 
-    def _embed(self, tokens: Tensor, values: Tensor, slots: Tensor, parents: dict[int, Tensor]) -> Tensor:
-        """Embed cells (B, n) of the given slots (n,) as (B, n, W)."""
+    def _features(self, tokens: Tensor, values: Tensor, slots: Tensor) -> Tensor:
+        """Periodic features (B, n, F) of the cells (B, n) of n numeric slots; zero where a cell is no number."""
+        x, numeric = self._numbers(tokens, values, slots)
+        angles = x.unsqueeze(-1) * self.frequencies
+        return torch.cat([x.unsqueeze(-1), angles.sin(), angles.cos()], dim=-1) * numeric.unsqueeze(-1)
+
+    def _numbers(self, tokens: Tensor, values: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Places among numbers of cells (B, n), and which cells have one."""
         flat = tokens + self.offsets[slots]
         carries = tokens < self.levels[slots]
-        x = torch.where(carries, values, self.place[flat])
-        numeric = (carries | self.has_place[flat]).unsqueeze(-1)
-        angles = x.unsqueeze(-1) * self.frequencies
-        features = torch.cat([x.unsqueeze(-1), angles.sin(), angles.cos()], dim=-1) * numeric
-        embedded: Tensor = self.embedding(flat)
-        embedded = embedded + torch.einsum("bnf,nfw->bnw", features, self.value_weight[slots])
-        if parents:
-            embedded = embedded.clone()
-            listed = slots.tolist()
-            for slot, parent_tokens in parents.items():
-                at = listed.index(slot)
-                cells = getattr(self, self._tables[slot])[parent_tokens, tokens[:, at]]
-                embedded[:, at] += getattr(self, f"table_value_{slot}")(cells)
+        return torch.where(carries, values, self.place[flat]), carries | self.has_place[flat]
+
+    def _numeric_features(self, cells: Cells) -> Tensor:
+        return self._features(cells.tokens[:, self.numeric], cells.values[:, self.numeric], self.numeric)
+
+    def _embed(self, tokens: Tensor, features: Tensor) -> Tensor:
+        """Embed whole rows of tokens (B, S) and features (B, numeric slots, F) as (B, S, W)."""
+        embedded: Tensor = self.embedding(tokens + self.offsets)
+        if len(self.numeric):
+            parts = torch.bmm(features.transpose(0, 1), self.value_weight).transpose(0, 1)
+            embedded = embedded.index_add(1, self.numeric, parts)
+        for slot in self._tables:
+            at = torch.tensor([slot], device=tokens.device)
+            embedded = embedded.index_add(1, at, self._member(slot, tokens).unsqueeze(1))
         return embedded
 
-    def _parents_in(self, tokens: Tensor) -> dict[int, Tensor]:
-        return {slot: tokens[:, self.layout.parents[slot]] for slot in self._tables}
+    def _member(self, slot: int, tokens: Tensor) -> Tensor:
+        """What a category's member adds to its slot's embedding, (B, W)."""
+        table = getattr(self, self._tables[slot])
+        member: Tensor = getattr(self, f"table_value_{slot}")(
+            table[tokens[:, self.layout.parents[slot]], tokens[:, slot]]
+        )
+        return member
 
-    def encode(self, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, cells: Cells) -> tuple[Tensor, Tensor]:
         """Posterior of z.
 
         Args:
-            tokens: int64, shape (B, S).
-            values: float32, shape (B, S).
+            cells: B rows.
 
         Returns:
             Mean and log variance, each (B, latent).
 
         """
-        return self._posterior(self._embed(tokens, values, self._all_slots(tokens), self._parents_in(tokens)))
-
-    def _all_slots(self, like: Tensor) -> Tensor:
-        return torch.arange(self.layout.n_slots, device=like.device)
+        return self._posterior(self._embed(cells.tokens, self._numeric_features(cells)))
 
     def _posterior(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         pooled = functional.gelu(self.encode_in(embedded.sum(dim=1) / math.sqrt(self.layout.n_slots)))
@@ -349,61 +393,90 @@ class TabularVAE(nn.Module):
 
     # Training -------------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def prepare(self, cells: Cells) -> None:
+        """Fit the additive model to a sample of training rows, before the first step."""
+        every = torch.arange(self.layout.n_slots, device=cells.tokens.device)
+        x, known = self._numbers(cells.tokens, cells.values, every)
+        features = self._numeric_features(cells)
+        flat = cells.tokens + self.offsets
+        self.additive.fit(flat, features, x, known, self.valued, self.numeric, self.offsets)
+
     def negative_elbo(
-        self, tokens: Tensor, values: Tensor, order: Tensor, *, free_bits: float, noise: Tensor | None = None
+        self, cells: Cells, given: Tensor, *, free_bits: float, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Negative evidence lower bound.
+        """Negative evidence lower bound; of a row with given cells, the loss of the others alone, without z.
 
         Args:
-            tokens: int64, shape (B, S).
-            values: float32, shape (B, S); used where a token carries a value.
-            order: Slots in the order of generation, shape (S,).
+            cells: B rows.
+            given: True where a cell is known from the start, shape (B, S).
             free_bits: Nats of each latent dimension that cost nothing.
             noise: Standard normal, shape (B, latent); drawn when left out.
 
         Returns:
-            Loss to minimise (mean over rows, nats) and the rate KL(q || p) (mean over rows, nats).
+            Loss to minimise (mean over rows, nats) and the rate KL(q || p) (mean over rows without given cells, nats).
 
         """
-        embedded = self._embed(tokens, values, self._all_slots(tokens), self._parents_in(tokens))
+        features = self._numeric_features(cells)
+        embedded = self._embed(cells.tokens, features)
         mean, log_variance = self._posterior(embedded)
         noise = torch.randn_like(mean) if noise is None else noise
         z = mean + noise * (0.5 * log_variance).exp()
-        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean(dim=0)
-        held = kl.clamp(min=free_bits).sum()
+        free = ~given.any(dim=1, keepdim=True)
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
+        kl = (kl * free).sum(dim=0) / free.sum().clamp(min=1)
+        held = kl.clamp(min=free_bits).sum() * free.float().mean()
         if self.training and self.size.cell_dropout > 0:
             shown = torch.rand(embedded.shape[:2], device=embedded.device) >= self.size.cell_dropout
             embedded = embedded * shown.unsqueeze(-1)
-        hidden = self._decode(z, embedded, order)
-        return self._reconstruction(hidden, tokens, values) + held, kl.sum()
+        start = torch.where(free, self.start(z), self.no_latent)
+        hidden = self._decode(self._contexts(start, embedded, given))
+        guesses = self.additive(cells.tokens + self.offsets, features)
+        return self._reconstruction(hidden, cells, guesses, ~given) + held, kl.sum()
 
-    def _decode(self, z: Tensor, embedded: Tensor, order: Tensor) -> Tensor:
-        """Hidden state that predicts each slot, shape (B, S, W), in the slots' own order."""
-        shifted = torch.cat([self.start(z).unsqueeze(1), embedded[:, order[:-1]]], dim=1)
-        hidden = shifted + self.target(order)
-        for block in self.layers:
-            hidden = block(hidden)
-        inverse = torch.empty_like(order)
-        inverse[order] = torch.arange(len(order), device=order.device)
-        result: Tensor = self.norm(hidden)[:, inverse]
-        return result
+    def _contexts(self, start: Tensor, embedded: Tensor, given: Tensor) -> Tensor:
+        """What each slot sees, (B, S, W): the start, the cells before it and all given cells, by their number."""
+        before = embedded.cumsum(dim=1) - embedded
+        seen = torch.arange(1, self.layout.n_slots + 1, device=embedded.device).expand(given.shape)
+        if bool(given.any()):
+            late = embedded * given.unsqueeze(-1)
+            before = before + late.sum(dim=1, keepdim=True) - late.cumsum(dim=1)
+            counts = given.long()
+            seen = seen + counts.sum(dim=1, keepdim=True) - counts.cumsum(dim=1)
+        return (before + start.unsqueeze(1)) * seen.float().rsqrt().unsqueeze(-1)
 
-    def _reconstruction(self, hidden: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
-        rows = len(tokens)
+    def _dropped(self, x: Tensor) -> Tensor:
+        """Drop activations (n, B, H), the same ones in all slots of a row: random numbers cost more than products."""
+        if not self.training or self.size.dropout <= 0:
+            return x
+        kept = torch.rand(x.shape[1:], device=x.device) >= self.size.dropout
+        return x * (kept * (1 / (1 - self.size.dropout)))
+
+    def _decode(self, contexts: Tensor) -> Tensor:
+        """Map contexts (B, S, W) to hidden states (S, B, H)."""
+        hidden = self._dropped(functional.relu(self.enter(contexts.transpose(0, 1))))
+        for layer in self.layers:
+            hidden = hidden + self._dropped(functional.relu(layer(hidden)))
+        return hidden
+
+    def _reconstruction(self, hidden: Tensor, cells: Cells, guesses: Tensor, counted: Tensor) -> Tensor:
+        """Mean negative log likelihood of the counted cells of a row."""
         loss = hidden.new_zeros(())
         for head in self.token_heads:
-            logits = head(hidden[:, head.index]).float()
+            logits = head(hidden[head.index])
             for place, slot in enumerate(head.slots):
                 if slot in self._by_parent:
-                    extra = self._parent_logits(slot, hidden[:, slot], tokens[:, self.layout.parents[slot]])
+                    extra = self._parent_logits(slot, hidden[slot], cells.tokens[:, self.layout.parents[slot]])
                     padded = functional.pad(extra, (0, logits.shape[-1] - extra.shape[-1]))
                     logits = logits.index_add(0, torch.tensor([place], device=logits.device), padded.unsqueeze(0))
-            target = tokens[:, head.index].T
-            loss = loss + functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
+            each = functional.cross_entropy(
+                logits.flatten(0, 1), cells.targets[:, head.index].T.flatten(), reduction="none"
+            )
+            loss = loss + (each * counted[:, head.index].T.flatten()).sum()
         if len(self.valued):
-            density = self._log_density(hidden[:, self.valued], tokens[:, self.valued], values[:, self.valued])
-            loss = loss - (density * (tokens[:, self.valued] < self.levels[self.valued])).sum()
-        return loss / rows
+            carries = ((cells.targets < self.levels) & counted)[:, self.valued].T
+            loss = loss - (self._log_density(hidden[self.valued], cells, guesses) * carries).sum()
+        return loss / len(counted)
 
     def _parent_logits(self, slot: int, hidden: Tensor, parent_tokens: Tensor) -> Tensor:
         logits: Tensor = getattr(self, self._by_parent[slot])[parent_tokens]
@@ -412,19 +485,21 @@ class TabularVAE(nn.Module):
             logits = logits + torch.einsum("br,bvr->bv", query, getattr(self, self._tables[slot])[parent_tokens])
         return logits
 
-    def _mixture(self, hidden: Tensor, tokens: Tensor, slots: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Parameters (n, B, 3K) of the values of n slots, given hidden states (B, n, W) and level tokens (B, n)."""
-        level = self.embedding(tokens.minimum(self.levels[slots] - 1) + self.offsets[slots])
-        inner = functional.gelu(self.value_in(hidden + level))
-        return torch.baddbmm(bias[:, None], inner.transpose(0, 1), weight).float()
-
-    def _log_density(self, hidden: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
-        mixture = self._mixture(hidden, tokens, self.valued, self.value_out, self.value_bias)
-        logits, means, log_scales = mixture.transpose(0, 1).chunk(3, dim=-1)
-        log_scales = log_scales.clamp(-7, 3)
-        t = (values.unsqueeze(-1) - means) * torch.exp(-log_scales)
-        log_pdf = -t - 2 * functional.softplus(-t) - log_scales
-        return torch.logsumexp(functional.log_softmax(logits, dim=-1) + log_pdf, dim=-1)
+    def _log_density(self, hidden: Tensor, cells: Cells, guesses: Tensor) -> Tensor:
+        """Log of the mean density over each valued cell, (V, B); hidden (V, B, H), guesses (B, V)."""
+        at, scale = self.valued, self.additive.scale.unsqueeze(1)
+        levels = self.levels[at].unsqueeze(1) - 1
+        tokens = cells.tokens[:, at].T.minimum(levels)
+        hidden = hidden + self.level[torch.arange(len(at), device=tokens.device).unsqueeze(1), tokens]
+        mixture = self.value_out(self._dropped(functional.relu(self.value_in(hidden))))
+        logits, means, log_scales = mixture.chunk(3, dim=-1)
+        weights, inverse = functional.log_softmax(logits, dim=-1), (-log_scales.clamp(*_LOG_SCALES)).exp()
+        middle = (cells.values[:, at] - guesses).T / scale
+        width = ((cells.high - cells.low)[:, at].T.clamp(min=_LEAST_CELL) / scale).unsqueeze(-1)
+        t, half = (middle.unsqueeze(-1) - means) * inverse, width * inverse / 2
+        # σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), without cancellation.
+        log_mass = functional.logsigmoid(t + half) + functional.logsigmoid(half - t) + (-torch.expm1(-2 * half)).log()
+        return torch.logsumexp(weights + log_mass, dim=-1) - (width[..., 0] * scale).log()
 
     # Sampling -------------------------------------------------------------------------------------------------------
 
@@ -433,22 +508,18 @@ class TabularVAE(nn.Module):
         self,
         z: Tensor,
         draws: Draws,
-        order: Sequence[int],
+        settler: Settler,
         *,
-        given_tokens: Tensor | None = None,
-        given_values: Tensor | None = None,
-        n_given: int = 0,
+        given: Given | None = None,
         restrictions: dict[int, Restriction] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw rows slot by slot, each step computing one position only.
+        """Draw rows slot by slot in the table's order, each step computing one slot only.
 
         Args:
-            z: Latents, shape (B, latent).
+            z: Latents, shape (B, latent); rows with given cells do without.
             draws: The randomness.
-            order: Slots in the order of generation, a slot after its parent.
-            given_tokens: int64, shape (B, S); read for the first `n_given` slots of `order`.
-            given_values: float32, shape (B, S); likewise.
-            n_given: Slots at the start of `order` that are given.
+            settler: Settles every slot before the next one sees it.
+            given: Cells known from the start.
             restrictions: What slots may draw.
 
         Returns:
@@ -456,80 +527,113 @@ class TabularVAE(nn.Module):
 
         """
         rows, slots = len(z), self.layout.n_slots
-        tokens = torch.zeros(rows, slots, dtype=torch.long, device=z.device)
-        values = torch.zeros(rows, slots, device=z.device)
-        if given_tokens is not None and given_values is not None:
-            tokens, values = given_tokens.clone(), given_values.clone()
-        shape = (rows, self.size.heads, slots, self.size.width // self.size.heads)
-        caches = [(z.new_zeros(shape), z.new_zeros(shape)) for _ in self.layers]
-        current = self.start(z).unsqueeze(1)
-        for at, slot in enumerate(order):
-            hidden = current + self.target.weight[slot]
-            for block, (keys, cached) in zip(self.layers, caches, strict=True):
-                hidden = block.step(hidden, keys, cached, at)
-            if at >= n_given:
+        tokens, values = torch.zeros(rows, slots, dtype=torch.long), torch.zeros(rows, slots)
+        context, seen = self.start(z), torch.ones(rows, 1)
+        if given is not None:
+            tokens, values = given.tokens.clone(), given.values.clone()
+            context = torch.where(given.mask.any(dim=1, keepdim=True), self.no_latent, context)
+            for slot in torch.nonzero(given.mask.any(dim=0))[:, 0].tolist():
+                context = context + self._embed_slot(slot, tokens, values)[0] * given.mask[:, slot : slot + 1]
+            seen = seen + given.mask.sum(dim=1, keepdim=True)
+        guesses = self.additive.start.expand(rows, -1)
+        for slot in range(slots):
+            known = None if given is None else given.mask[:, slot]
+            if known is None or not bool(known.all()):
+                hidden = functional.relu(self.enter.of(slot, context * seen.rsqrt()))
+                for layer in self.layers:
+                    hidden = hidden + functional.relu(layer.of(slot, hidden))
                 limit = (restrictions or {}).get(slot)
-                self._draw(slot, self.norm(hidden)[:, 0], tokens, values, draws, limit)
-            if at + 1 < slots:
-                index = torch.tensor([slot], device=z.device)
-                parents = {slot: tokens[:, self.layout.parents[slot]]} if slot in self._tables else {}
-                current = self._embed(tokens[:, index], values[:, index], index, parents)
+                drawn, value = self._draw(slot, hidden, tokens, guesses, draws, limit, settler)
+                if known is not None:
+                    drawn = torch.where(known, tokens[:, slot], drawn)
+                    value = torch.where(known, values[:, slot], value)
+                tokens[:, slot], values[:, slot] = drawn, value
+            tokens[:, slot], values[:, slot] = settler.settle(slot, tokens[:, slot], values[:, slot])
+            step, guess = self._embed_slot(slot, tokens, values)
+            new = 1.0 if known is None else (~known).float().unsqueeze(-1)
+            context, seen, guesses = context + step * new, seen + new, guesses + guess
         return tokens, values
+
+    def _embed_slot(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What the cells of one slot add to the context, (B, W), and to the guesses, (B, V)."""
+        flat = tokens[:, slot] + self.offsets[slot]
+        embedded: Tensor = self.embedding(flat)
+        place, features = self._numeric_place.get(slot, -1), None
+        if place >= 0:
+            at = slice(slot, slot + 1)
+            features = self._features(tokens[:, at], values[:, at], torch.tensor([slot]))[:, 0]
+            embedded = embedded + features @ self.value_weight[place]
+        if slot in self._tables:
+            embedded = embedded + self._member(slot, tokens)
+        return embedded, self.additive.step(flat, features, place)
 
     def token_logits(self, slot: int, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits (B, n_tokens) of one slot, NEVER where a token must not be drawn."""
         n = self.layout.n_tokens[slot]
         head, place = self.head_of[slot]
-        logits = hidden @ self.token_heads[head].weight[place, :, :n] + self.token_heads[head].bias[place, :n]
+        heads = self.token_heads[head]
+        logits = torch.addmm(heads.bias[place, :n], hidden, heads.weight[place, :, :n])
         never = self._never[slot]
         if slot in self._by_parent:
             logits = logits + self._parent_logits(slot, hidden, tokens[:, self.layout.parents[slot]])
         elif never is not None:
-            logits = logits.masked_fill(never.to(logits.device), NEVER)
+            logits = logits.masked_fill(never, NEVER)
         return logits
 
     def _draw(
-        self, slot: int, hidden: Tensor, tokens: Tensor, values: Tensor, draws: Draws, limit: Restriction | None
-    ) -> None:
+        self,
+        slot: int,
+        hidden: Tensor,
+        tokens: Tensor,
+        guesses: Tensor,
+        draws: Draws,
+        limit: Restriction | None,
+        settler: Settler,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens and values (B,) of one slot."""
         logits = self.token_logits(slot, hidden, tokens)
+        allowed = settler.allowed(slot)
+        if allowed is not None:
+            logits = logits.masked_fill(torch.from_numpy(~allowed), NEVER)
         if limit is not None and limit.tokens is not None:
-            forbidden = torch.from_numpy(~limit.tokens).to(logits.device)
-            logits = logits.masked_fill(forbidden, 2 * NEVER)
-        tokens[:, slot] = _pick(logits, draws.tokens[:, slot])
-        if self.layout.n_levels[slot] == 0:
-            return
-        place = self._valued_place[slot]
-        index = torch.tensor([slot], device=hidden.device)
-        mixture = self._mixture(
-            hidden.unsqueeze(1), tokens[:, index], index,
-            self.value_out[place : place + 1], self.value_bias[place : place + 1],
-        )[0]  # fmt: skip
+            forbidden = np.ones(self.layout.n_tokens[slot], dtype=np.bool_)
+            forbidden[: len(limit.tokens)] = ~limit.tokens
+            logits = logits.masked_fill(torch.from_numpy(forbidden), 2 * NEVER)
+        drawn = _pick(logits, draws.tokens[:, slot])
+        levels = self.layout.n_levels[slot]
+        if levels == 0:
+            return drawn, torch.zeros(len(drawn))
+        at = self._valued_place[slot]
+        inner = hidden + self.level[at][drawn.clamp(max=levels - 1)]
+        mixture = self.value_out.of(at, functional.relu(self.value_in.of(at, inner)))
         low, high = self.ranges[slot].tolist()
         if limit is not None:
             low, high = max(low, limit.low), min(high, limit.high)
-        values[:, slot] = _draw_truncated(
-            mixture, draws.components[:, slot], draws.values[:, slot], low, max(high, low)
+        high = max(low, high)
+        guess, scale = (
+            guesses[:, at] if self.additive.active else guesses.new_zeros(len(drawn)),
+            self.additive.scale[at],
         )
-
-
-ONE_TABLE = 600
-"""Cells of a two-level category's grid above which members get embeddings of their own."""
+        ends = ((low - guess) / scale, (high - guess) / scale)
+        fresh = _draw_truncated(mixture, draws.components[:, slot], draws.values[:, slot], *ends)
+        return drawn, (guess + scale * fresh).clamp(low, high)
 
 
 def _pick(logits: Tensor, uniform: Tensor) -> Tensor:
     """Draw from softmax(logits) (B, n) by inverting its distribution function at uniform (B,)."""
-    cumulative = functional.softmax(logits.double(), dim=-1).cumsum(dim=-1)
-    drawn = (cumulative < uniform.double().unsqueeze(-1) * cumulative[:, -1:]).sum(dim=-1)
+    cumulative = functional.softmax(logits, dim=-1).cumsum(dim=-1)
+    drawn = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(dim=-1)
     return drawn.clamp(max=logits.shape[-1] - 1)
 
 
-def _draw_truncated(mixture: Tensor, pick: Tensor, uniform: Tensor, low: float, high: float) -> Tensor:
-    """Draw from mixtures of logistics (B, 3K) cut to [low, high]."""
-    logits, means, log_scales = mixture.double().chunk(3, dim=-1)
-    scales = log_scales.clamp(-7, 3).exp()
-    below, above = torch.sigmoid((low - means) / scales), torch.sigmoid((high - means) / scales)
+def _draw_truncated(mixture: Tensor, pick: Tensor, uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Draw from mixtures of logistics (B, 3K), each cut to its interval [low, high] (B,)."""
+    logits, means, log_scales = mixture.chunk(3, dim=-1)
+    scales = log_scales.clamp(*_LOG_SCALES).exp()
+    below = torch.sigmoid((low.unsqueeze(1) - means) / scales)
+    above = torch.sigmoid((high.unsqueeze(1) - means) / scales)
     mass = functional.log_softmax(logits, dim=-1) + (above - below).clamp(min=1e-12).log()
     chosen = _pick(mass, pick).unsqueeze(-1)
-    mean, scale, start, end = (t.gather(-1, chosen)[:, 0] for t in (means, scales, below, above))
+    mean, scale, start, end = (t.gather(-1, chosen)[:, 0].double() for t in (means, scales, below, above))
     place = (start + (end - start) * uniform.double()).clamp(1e-9, 1 - 1e-9)
-    return (mean + scale * torch.logit(place)).clamp(low, high).float()
+    return (mean + scale * torch.logit(place)).float()

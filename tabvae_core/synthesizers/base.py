@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
@@ -14,10 +14,6 @@ from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind, ModelSpec, PrivacySpec
 from tabvae_core.tables import RowSample, TableSource, as_source
-
-if TYPE_CHECKING:
-    from tabvae_core.codecs.base import Encoded
-    from tabvae_core.codecs.table import TableCodec
 
 __all__ = ["BLOCK_ROWS", "Synthesizer"]
 
@@ -65,16 +61,15 @@ class Synthesizer(ABC):
 
         """
 
-    def _encode(
+    def _learnable(
         self, table: pa.Table | TableSource, schema: TableSchema | None, progress: Progress
-    ) -> tuple[TableCodec, Encoded]:
-        """Fit the codecs and encode the training rows, at most `model.max_rows` of them.
+    ) -> tuple[TableSource, TableSchema, TableSource]:
+        """Look at the rows: all of them, their schema, and the rows to learn, at most `model.max_rows`.
 
         Raises:
-            DataError: There are too few rows, or a column cannot be learned.
+            DataError: There are too few rows.
 
         """
-        from tabvae_core.codecs.table import TableCodec
         from tabvae_core.inference import MIN_ROWS, infer_schema
 
         source = as_source(table)
@@ -85,9 +80,7 @@ class Synthesizer(ABC):
                 f"the table has {source.num_rows} rows, too few to learn from",
                 hint=f"at least {MIN_ROWS} are needed: a copy of fewer would be those rows",
             )
-        codec = TableCodec.fit(source, schema, self.privacy, progress=progress)
-        chosen = RowSample(source, self.model.max_rows, seed=self.model.seed)
-        return codec, codec.encode_source(chosen, progress=progress)
+        return source, schema, RowSample(source, self.model.max_rows, seed=self.model.seed)
 
     @property
     @abstractmethod

@@ -6,7 +6,6 @@ See `models/vae.py` for the network and `docs/decisions/` for what was measured 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,28 +15,33 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from tabvae_core.budget import SMALL_ROWS, training_budget
 from tabvae_core.bundle import Bundle, read_bundle, write_bundle
-from tabvae_core.codecs.base import Encoded
+from tabvae_core.codecs.links import Links
+from tabvae_core.codecs.ordering import arrange
 from tabvae_core.codecs.restrict import slot_limits
+from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError, SpecError
-from tabvae_core.models.vae import Draws, Layout, NetworkSize, Restriction, TabularVAE
+from tabvae_core.errors import DataError, ModelFileError
+from tabvae_core.given import GivenColumn, given_cells, with_given
+from tabvae_core.models.latent_prior import LatentPrior
+from tabvae_core.models.vae import Draws, Given, Layout, NetworkSize, Restriction, TabularVAE
 from tabvae_core.progress import Progress, ProgressEvent, silent
+from tabvae_core.relations import MAX_ROWS, find_relations
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.synthesizers.options import choose_device, read_options
-from tabvae_core.tables import TableSource
+from tabvae_core.synthesizers.vae_rows import TrainingRows, encode_rows
+from tabvae_core.tables import TableSource, collect
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
 __all__ = ["VAESynthesizer"]
 
-_HEAD_WIDTH = 32
-_VALIDATION_SHARE = 0.1
-_VALIDATION_ROWS = 5_000
+_OCTAVES = ((25_000, 8), (20_000, 6), (12_000, 5), (0, 3))
+"""Octaves of the periodic features by training rows."""
+_WIDE = 20
 
 
 @dataclass(frozen=True)
@@ -45,25 +49,27 @@ class _Options:
     """Options of the method, under `model.options`; 0 or less: follows from the table.
 
     Args:
-        width: Width of the network.
-        depth: Transformer blocks.
+        width: Width of the network's running sum.
+        hidden: Width of each slot's layers.
+        depth: Layers of each slot after the first.
         latent: Dimensions of z.
         dropout: Dropout in training.
         cell_dropout: Share of cells hidden in training.
         frequencies: Octaves of the periodic features of a number.
         free_bits: Nats a latent dimension is given for nothing, which holds its rate there.
-        random_order: Share of the batches in which a random subset of the columns comes first, for `given`.
+        given_rows: Share of the training rows of which a random subset of the columns is given, for `given`.
 
     """
 
     width: int = 0
+    hidden: int = 0
     depth: int = 0
     latent: int = 8
     dropout: float = -1.0
     cell_dropout: float = -1.0
     frequencies: int = 0
     free_bits: float = 0.1
-    random_order: float = 0.25
+    given_rows: float = 0.25
 
 
 class VAESynthesizer(Synthesizer):
@@ -74,9 +80,11 @@ class VAESynthesizer(Synthesizer):
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         super().__init__(model, privacy)
         self._options = read_options(_Options, self.model)
-        self._codec: TableCodec | None = None
+        self._schema: TableSchema | None = None
+        self._codec: TableCodec | None = None  # its columns in the order in which they are drawn
+        self._links = Links()
         self._network: TabularVAE | None = None
-        self._prior: _LatentPrior | None = None
+        self._prior: LatentPrior | None = None
         self._record: dict[str, Any] = {}
 
     # Learning -------------------------------------------------------------------------------------------------------
@@ -91,21 +99,31 @@ class VAESynthesizer(Synthesizer):
     ) -> Self:
         """Learn a table; see `Synthesizer.fit`."""
         started = time.monotonic()
-        codec, encoded = self._encode(table, schema, progress)
-        rows = len(encoded.tokens)
-        self._codec = codec
-        record = TrainingRecord()
+        source, schema, chosen = self._learnable(table, schema, progress)
+        relations = find_relations(chosen, schema, progress=progress)
+        some = collect(chosen, max_rows=MAX_ROWS)
+        turned, order = arrange(relations, some, schema.names)
+        codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
+        self._schema, self._codec, self._links = schema, codec, Links.fit(turned, codec, some)
+        encoded = encode_rows(chosen, codec, self._links, progress)
+        rows = len(encoded)
+        record, rate = TrainingRecord(), 0.0
         device = choose_device(self.model.device)
         plan = self._plan(rows, time.monotonic() - started)
         if codec.slots:
             torch.manual_seed(self.model.seed)
-            network = _build(codec, self._size(rows)).to(device)
-            data = _TrainingData(encoded, network, device, self.model.seed, self._options)
+            network = _build(codec, self._links, self._size(rows), encoded.targets)
+            data = TrainingRows(
+                encoded, codec.columns, device, seed=self.model.seed,
+                free_bits=self._options.free_bits, given_rows=self._options.given_rows,
+            )  # fmt: skip
+            network.to(device).prepare(data.sample())
             progress(ProgressEvent("train", 0, plan.epochs, "epochs", f"{rows:,} rows, {len(codec.slots)} slots"))
             record = train(
                 network, data.loss, data.validation_loss, data.n_train, plan, progress=progress, checkpoint=checkpoint
             )
-            self._prior = _LatentPrior.fit(data.latents(network, 20_000), self.model.seed)
+            rate = data.rate
+            self._prior = LatentPrior.fit(data.latents(network, 20_000), self.model.seed)
             self._network = network.cpu()
         self._record = {
             "rows": rows,
@@ -119,28 +137,25 @@ class VAESynthesizer(Synthesizer):
             "seconds": round(time.monotonic() - started, 1),
             "device": str(device),
             "stopped_by": record.stopped,
-            "rate_nats": round(data.rate, 3) if codec.slots else 0.0,
+            "rate_nats": round(rate, 3),
             "train_loss": record.train_loss,
             "validation_loss": record.validation_loss,
+            "relations": [relation.text() for relation in relations],
             "notes": list(codec.notes()),
         }
         return self
 
     def _size(self, rows: int) -> NetworkSize:
         """Few rows ask for coarser features of numbers and more regularisation, or the network knows rows by heart."""
-        asked, small = self._options, rows < SMALL_ROWS
-        width = asked.width or 96
-        if width <= 0 or width % _HEAD_WIDTH:
-            raise SpecError(f"model.options.width must be a multiple of {_HEAD_WIDTH}, however: {width}")
+        asked, small, wide = self._options, rows < SMALL_ROWS, len(self._fitted.slots) >= _WIDE
         return NetworkSize(
-            width=width,
-            hidden=2 * width,
-            depth=asked.depth or 3,
-            heads=width // _HEAD_WIDTH,
+            width=asked.width or 192,
+            hidden=asked.hidden or 128,
+            depth=asked.depth or 1,
             latent=asked.latent,
-            dropout=asked.dropout if asked.dropout >= 0 else (0.2 if small else 0.1),
+            dropout=asked.dropout if asked.dropout >= 0 else (0.2 if small or wide else 0.1),
             cell_dropout=asked.cell_dropout if asked.cell_dropout >= 0 else (0.1 if small else 0.0),
-            frequencies=asked.frequencies or (3 if small else 5 if rows < 10_000 else 8),
+            frequencies=asked.frequencies or next(octaves for least, octaves in _OCTAVES if rows >= least),
         )
 
     def _plan(self, rows: int, spent: float) -> TrainingPlan:
@@ -158,7 +173,9 @@ class VAESynthesizer(Synthesizer):
     @property
     def schema(self) -> TableSchema:
         """Schema of the rows that were learned."""
-        return self._fitted.schema
+        if self._schema is None:
+            raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
+        return self._schema
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -186,54 +203,52 @@ class VAESynthesizer(Synthesizer):
         """Draw one block of rows; see `Synthesizer.sample_block`."""
         codec = self._fitted
         rows = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
+        cells = given_cells(given or {}, codec.schema, n_rows)
         if self._network is None or self._prior is None:
             empty = np.zeros((n_rows, 0))
             table = codec.decode(empty.astype(np.int32), empty.astype(np.float32), rows=rows, seed=seed)
         else:
             generator = _generator(seed, block, attempt)
             # Whole blocks are always drawn, so that a shorter last block begins like a full one.
-            draws = Draws.make(BLOCK_ROWS, len(codec.slots), self._options.latent, generator)
-            pick = torch.rand(BLOCK_ROWS, generator=generator)
-            draws = Draws(*(t[:n_rows] for t in (draws.latent, draws.tokens, draws.components, draws.values)))
-            z = self._prior.transform(draws.latent, pick[:n_rows])
-            tokens, values = self._generate(z, draws, given or {}, bounds or {})
-            table = codec.decode(tokens, values, rows=rows, seed=seed)
-        return _with_given(table, given or {})
+            draws = Draws.make(BLOCK_ROWS, len(codec.slots), self._options.latent, generator).first(n_rows)
+            z = self._prior.transform(draws.latent, torch.rand(BLOCK_ROWS, generator=generator)[:n_rows])
+            settling = Settling(codec, self._links, {name: part.cells for name, part in cells.items()})
+            limits = {
+                slot: Restriction(limit.tokens, limit.low, limit.high)
+                for slot, limit in slot_limits(codec, bounds or {}).items()
+            }
+            self._network.eval()
+            tokens, values = self._network.generate(
+                z, draws, settling, given=self._given(cells, n_rows), restrictions=limits
+            )
+            table = settling.decode(tokens, values, rows=rows, seed=seed)
+        return with_given(table.select(list(self.schema.names)), cells)
 
-    def _generate(
-        self, z: Tensor, draws: Draws, given: Mapping[str, Any], bounds: Mapping[str, Any]
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        assert self._network is not None
-        codec, network = self._fitted, self._network
-        limits = {
-            slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
-        }
-        tokens = torch.zeros(len(z), len(codec.slots), dtype=torch.long)
-        values = torch.zeros(len(z), len(codec.slots))
-        first: list[int] = []
-        for slot, token, value in codec.encode_given(given):
-            tokens[:, slot], values[:, slot] = token, value
-            first.append(slot)
-        order = [*sorted(first), *(s for s in range(len(codec.slots)) if s not in set(first))]
-        network.eval()
-        drawn, numbers = network.generate(
-            z, draws, order, given_tokens=tokens, given_values=values, n_given=len(first), restrictions=limits
-        )
-        return drawn.numpy().astype(np.int32), numbers.numpy()
+    def _given(self, cells: Mapping[str, GivenColumn], rows: int) -> Given | None:
+        """Given cells as slots; None where no slot is given."""
+        codec = self._fitted
+        shape = (rows, len(codec.slots))
+        mask = np.zeros(shape, dtype=np.bool_)
+        tokens, values = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+        for slot, known, token, value in codec.encode_given(cells):
+            mask[:, slot], tokens[:, slot], values[:, slot] = known, token, value
+        if not mask.any():
+            return None
+        return Given(torch.from_numpy(mask), torch.from_numpy(tokens), torch.from_numpy(values))
 
     # Bundles --------------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
         """Write the bundle; see `Synthesizer.save`."""
-        codec = self._fitted
+        codec, schema = self._fitted, self.schema
         weights: dict[str, npt.NDArray[Any]] = {}
-        network: dict[str, Any] = {}
+        network: dict[str, Any] = {"order": list(codec.schema.names), "links": self._links.to_json()}
         if self._network is not None and self._prior is not None:
             weights |= {f"network.{k}": v.numpy() for k, v in self._network.state_dict().items()}
             weights |= {f"prior.{k}": v.numpy() for k, v in vars(self._prior).items()}
-            network = asdict(self._network.size)
+            network["size"] = asdict(self._network.size)
         write_bundle(
-            Bundle(self.method, codec.schema, codec.states(), self.model, self.privacy, network, self._record, weights),
+            Bundle(self.method, schema, codec.states(), self.model, self.privacy, network, self._record, weights),
             folder,
         )
 
@@ -244,17 +259,23 @@ class VAESynthesizer(Synthesizer):
         if bundle.method != cls.method:
             raise ModelFileError(f"the bundle in {folder} is of method {bundle.method!r}, not {cls.method!r}")
         self = cls(bundle.model, bundle.privacy)
-        self._codec = TableCodec.restore(bundle.schema, bundle.codecs)
-        self._record = dict(bundle.record)
-        if bundle.network:
+        self._schema, self._record = bundle.schema, dict(bundle.record)
+        try:
+            self._codec = TableCodec.restore(bundle.schema.reordered(bundle.network["order"]), bundle.codecs)
+            self._links = Links.from_json(bundle.network["links"])
+        except (KeyError, TypeError) as error:
+            raise ModelFileError(
+                f"the bundle in {folder} lacks {error}", hint="it is of another version: fit the model again"
+            ) from None
+        if "size" in bundle.network:
             try:
-                self._network = _build(self._codec, NetworkSize(**bundle.network))
+                self._network = _build(self._codec, self._links, NetworkSize(**bundle.network["size"]), None)
                 parts = {k: torch.from_numpy(v) for k, v in bundle.weights.items()}
                 self._network.load_state_dict(
                     {k.removeprefix("network."): v for k, v in parts.items() if k.startswith("network.")}
                 )
                 self._network.eval()
-                self._prior = _LatentPrior(
+                self._prior = LatentPrior(
                     **{k.removeprefix("prior."): v for k, v in parts.items() if k.startswith("prior.")}
                 )
             except (RuntimeError, TypeError) as error:
@@ -265,140 +286,31 @@ class VAESynthesizer(Synthesizer):
         return self
 
 
-class _TrainingData:
-    """Encoded rows on the device, split into training and validation rows."""
-
-    def __init__(
-        self, encoded: Encoded, network: TabularVAE, device: torch.device, seed: int, options: _Options
-    ) -> None:
-        rows = len(encoded.tokens)
-        order = np.random.default_rng(seed).permutation(rows)
-        self.n_validation = max(1, min(int(rows * _VALIDATION_SHARE), _VALIDATION_ROWS))
-        self.n_train = rows - self.n_validation
-        self._held = torch.from_numpy(order[self.n_train :]).to(device)
-        self._train = torch.from_numpy(order[: self.n_train])
-        self._tokens = torch.from_numpy(encoded.tokens).to(device)
-        self._low = torch.from_numpy(encoded.low).to(device)
-        self._width = torch.from_numpy(encoded.high - encoded.low).to(device)
-        self._device, self._layout = device, network.layout
-        self._seed = seed
-        self._table_order = torch.arange(self._layout.n_slots, device=device)
-        self._free_bits, self._random_order = options.free_bits, options.random_order
-        self.rate = 0.0
-
-    def _rows(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Tokens and values; a value lies anywhere in its cell, anew at every step (uniform dequantisation)."""
-        place = torch.rand(len(rows), self._layout.n_slots, generator=generator).to(self._device)
-        return self._tokens[rows].long(), self._low[rows] + place * self._width[rows]
-
-    def _order(self, generator: torch.Generator) -> Tensor:
-        if torch.rand((), generator=generator) >= self._random_order:
-            return self._table_order
-        return self._subset_first(generator)
-
-    def _subset_first(self, generator: torch.Generator) -> Tensor:
-        """A random subset of the columns in the table's order, then the others in it: the order `given` needs."""
-        columns = torch.tensor(self._layout.columns)
-        chosen = torch.rand(int(columns.max()) + 1, generator=generator) < torch.rand((), generator=generator)
-        first = chosen[columns]
-        slots = torch.arange(self._layout.n_slots)
-        return torch.cat([slots[first], slots[~first]]).to(self._device)
-
-    def loss(self, network: torch.nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Negative evidence lower bound of the rows with these indices among the training rows."""
-        assert isinstance(network, TabularVAE)
-        tokens, values = self._rows(self._train[rows].to(self._device), generator)
-        noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
-        order = self._order(generator)
-        loss, _ = network.negative_elbo(tokens, values, order, free_bits=self._free_bits, noise=noise)
-        return loss
-
-    def validation_loss(self, network: torch.nn.Module) -> float:
-        """Negative evidence lower bound of the validation rows, the same noise every time."""
-        assert isinstance(network, TabularVAE)
-        generator = torch.Generator().manual_seed(self._seed)
-        total = rate = 0.0
-        for start in range(0, self.n_validation, 1024):
-            rows = self._held[start : start + 1024]
-            tokens, values = self._rows(rows, generator)
-            noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
-            # Both ways of use count: the table's order, and what follows from given columns.
-            orders = [(self._table_order, 1 - self._random_order)]
-            orders += [(self._subset_first(generator), self._random_order / 4) for _ in range(4)]
-            for order, share in orders:
-                loss, kl = network.negative_elbo(tokens, values, order, free_bits=0.0, noise=noise)
-                total, rate = total + share * float(loss) * len(rows), rate + share * float(kl) * len(rows)
-        self.rate = rate / self.n_validation
-        return total / self.n_validation
-
-    def latents(self, network: TabularVAE, limit: int) -> npt.NDArray[np.float64]:
-        """One draw of z from the posterior of each of at most `limit` training rows."""
-        generator = torch.Generator().manual_seed(self._seed + 1)
-        drawn = []
-        network.eval()
-        with torch.no_grad():
-            for rows in torch.split(self._train[:limit].to(self._device), 2048):
-                tokens, values = self._rows(rows, generator)
-                mean, log_variance = network.encode(tokens, values)
-                noise = torch.randn(mean.shape, generator=generator).to(self._device)
-                drawn.append((mean + noise * (0.5 * log_variance).exp()).cpu())
-        return torch.cat(drawn).numpy().astype(np.float64)
-
-
-class _LatentPrior:
-    """Mixture of Gaussians over z, fitted to the aggregate posterior: the prior that the posterior does match.
-
-    Args:
-        weights: Float32, shape (k,).
-        means: Float32, shape (k, latent).
-        factors: Cholesky factors of the covariances, float32, shape (k, latent, latent).
-
-    """
-
-    def __init__(self, weights: Tensor, means: Tensor, factors: Tensor) -> None:
-        self.weights, self.means, self.factors = weights, means, factors
-
-    @classmethod
-    def fit(cls, z: npt.NDArray[np.float64], seed: int) -> _LatentPrior:
-        """Fit by expectation maximisation; few components, each over many rows, so that none is a row's own."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
-
-        components = int(np.clip(len(z) // 200, 1, 16))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            mixture = GaussianMixture(components, reg_covar=1e-3, random_state=seed, max_iter=60).fit(z)
-        factors = np.linalg.cholesky(mixture.covariances_)
-        parts = (mixture.weights_, mixture.means_, factors)
-        return cls(*(torch.from_numpy(np.asarray(part, dtype=np.float32)) for part in parts))
-
-    def transform(self, noise: Tensor, pick: Tensor) -> Tensor:
-        """Turn standard normal noise (B, latent) and uniforms (B,) into draws (B, latent)."""
-        cumulative = self.weights.double().cumsum(0)
-        chosen = torch.searchsorted(cumulative, pick.double() * cumulative[-1]).clamp(max=len(self.weights) - 1)
-        return self.means[chosen] + torch.einsum("bij,bj->bi", self.factors[chosen], noise)
-
-
-def _build(codec: TableCodec, size: NetworkSize) -> TabularVAE:
+def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDArray[np.int32] | None) -> TabularVAE:
+    """Build the network of a table; `targets` (n, slots) start the softmaxes, None where weights are loaded next."""
     slots = codec.slots
+    extra = [links.extra(index) for index in range(len(slots))]
     layout = Layout(
-        tuple(slot.n_tokens for slot in slots),
+        tuple(slot.n_tokens + more for slot, more in zip(slots, extra, strict=True)),
         tuple(slot.n_levels for slot in slots),
         codec.parents,
         codec.columns,
     )
-    return TabularVAE(layout, size, codec.log_priors(), codec.token_values(), codec.value_ranges())
+    priors, places = codec.log_priors(), codec.token_values()
+    for index, more in enumerate(extra):
+        prior, place = priors[index], places[index]
+        if more and prior is not None:
+            counts = np.ones(layout.n_tokens[index]) / 2
+            if targets is not None:
+                counts = counts + np.bincount(targets[:, index], minlength=len(counts))
+            counts[: len(prior)][np.isneginf(prior)] = 0.0
+            with np.errstate(divide="ignore"):
+                priors[index] = np.log(counts / counts.sum()).astype(np.float32)
+        if more and place is not None:
+            places[index] = np.concatenate([place, np.full(more, np.nan, np.float32)])
+    return TabularVAE(layout, size, priors, places, codec.value_ranges())
 
 
 def _generator(seed: int, block: int, attempt: int) -> torch.Generator:
     state = np.random.SeedSequence([seed, block, attempt]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
-
-
-def _with_given(table: pa.Table, given: Mapping[str, Any]) -> pa.Table:
-    """Set given columns to exactly what was given, also where the codec knows values only roughly."""
-    for name, value in given.items():
-        index = table.schema.get_field_index(name)
-        field = table.schema.field(index)
-        table = table.set_column(index, field, pa.array([value] * table.num_rows, type=field.type))
-    return table

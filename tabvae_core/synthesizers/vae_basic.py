@@ -76,7 +76,9 @@ class BasicVAESynthesizer(Synthesizer):
     ) -> Self:
         """Learn a table; see `Synthesizer.fit`."""
         started = time.monotonic()
-        codec, encoded = self._encode(table, schema, progress)
+        source, schema, chosen = self._learnable(table, schema, progress)
+        codec = TableCodec.fit(source, schema, self.privacy, progress=progress)
+        encoded = codec.encode_source(chosen, progress=progress)
         features = _Features(codec)
         tokens, values = encoded.tokens, (encoded.low + encoded.high) / 2
         rows = torch.from_numpy(features.fit_transform(tokens, values))

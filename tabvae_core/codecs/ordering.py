@@ -1,0 +1,89 @@
+"""The order in which columns are drawn: the table's, but for columns that others determine.
+
+Of three columns with balance = loan - repaid, one is computed from the other two. Computed should be the one that is
+large and unrounded: were a small one the difference of two large ones, their errors would be all there is of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from tabvae_core.reals import real_values
+from tabvae_core.relations import Relation, RelationKind
+
+__all__ = ["arrange"]
+
+_ALWAYS = 0.9
+_AS_DETAILED = 0.5
+
+
+def arrange(
+    relations: Iterable[Relation], rows: pa.Table, names: Sequence[str]
+) -> tuple[tuple[Relation, ...], tuple[str, ...]]:
+    """Choose what each relation computes, and an order of columns in which that can be done.
+
+    Args:
+        relations: Relations of the training rows.
+        rows: Some training rows.
+        names: Columns in the table's order.
+
+    Returns:
+        The relations, those that nearly always hold perhaps turned around; and the order of the columns. A relation
+        whose target still comes before one of its columns cannot be used.
+
+    """
+    known = set(names)
+    turned = []
+    for relation in relations:
+        sums = relation.kind in (RelationKind.SUM, RelationKind.DIFFERENCE)
+        if sums and relation.share >= _ALWAYS and {relation.target, *relation.columns} <= known:
+            relation = _turned(relation, rows)
+        turned.append(relation)
+    order = list(names)
+    for _ in range(len(turned) + 1):
+        moved = False
+        for relation in turned:
+            if relation.share < _ALWAYS or relation.kind not in (RelationKind.SUM, RelationKind.DIFFERENCE):
+                continue
+            if not {relation.target, *relation.columns} <= known:
+                continue
+            last = max(order.index(name) for name in relation.columns)
+            if order.index(relation.target) < last:
+                order.remove(relation.target)
+                order.insert(last, relation.target)
+                moved = True
+        if not moved:
+            return tuple(turned), tuple(order)
+    return tuple(turned), tuple(names)  # relations in a circle: the table's own order serves as well as any
+
+
+def _turned(relation: Relation, rows: pa.Table) -> Relation:
+    """Make the largest of the finely valued columns the target."""
+    columns = (relation.target, *relation.columns)
+    values = {name: real_values(rows.column(name))[0] for name in columns}
+    there = ~np.any([np.isnan(cells) for cells in values.values()], axis=0)
+    if there.sum() < 2:
+        return relation
+    distinct = {name: len(np.unique(cells[there])) for name, cells in values.items()}
+    spread = {name: float(np.subtract(*np.percentile(cells[there], [90, 10]))) for name, cells in values.items()}
+    fine = [name for name in columns if distinct[name] >= _AS_DETAILED * max(distinct.values())]
+    return _solved(relation, max(fine, key=lambda name: (spread[name], name == relation.target)))
+
+
+def _solved(relation: Relation, target: str) -> Relation:
+    """Solve target = a ± b for another of its columns."""
+    if target == relation.target:
+        return relation
+    first, second = relation.columns
+    forms: Mapping[tuple[RelationKind, bool], tuple[RelationKind, tuple[str, str]]] = {
+        (RelationKind.SUM, True): (RelationKind.DIFFERENCE, (relation.target, second)),
+        (RelationKind.SUM, False): (RelationKind.DIFFERENCE, (relation.target, first)),
+        (RelationKind.DIFFERENCE, True): (RelationKind.SUM, (relation.target, second)),
+        (RelationKind.DIFFERENCE, False): (RelationKind.DIFFERENCE, (first, relation.target)),
+    }
+    kind, columns = forms[relation.kind, target == first]
+    return replace(relation, kind=kind, target=target, columns=columns)

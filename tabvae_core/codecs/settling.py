@@ -1,0 +1,120 @@
+"""Settling: what the network draws for a slot becomes a cell that the training rows could hold, before it is built on.
+
+Values are rounded as they will be decoded, so that later slots see what they saw in training; links are computed from
+the cells before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tabvae_core.codecs.links import Links
+from tabvae_core.codecs.number import NumberCodec
+from tabvae_core.codecs.ordinal import as_field, plain, to_ordinal
+from tabvae_core.codecs.table import TableCodec
+from tabvae_core.reals import ordinals_of, real_of
+
+__all__ = ["Settling"]
+
+Ordinals = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+
+
+class Settling:
+    """Settles one block of n rows; see `models.vae.Settler`.
+
+    Args:
+        codec: Codecs of the table.
+        links: Links between its columns.
+        given: Given cells by column, n each; null where a cell is not given.
+
+    """
+
+    def __init__(self, codec: TableCodec, links: Links, given: Mapping[str, pa.Array] | None = None) -> None:
+        self._codec, self._links = codec, links
+        self._tables = codec.tables()
+        self._given = dict(given or {})
+        self._column = {codec.slots_of(name)[0]: name for name in links.columns}
+        self._real: dict[str, npt.NDArray[np.float64]] = {}
+        self._computed: dict[str, tuple[Ordinals, Mask]] = {}
+
+    def allowed(self, slot: int) -> Mask | None:
+        """Links that cannot be computed, because a cell is null, are not drawn."""
+        links = self._links.of_slot.get(slot)
+        if not links:
+            return None
+        predicted = [np.isfinite(link.predict([self._real[c] for c in link.relation.columns])) for link in links]
+        own = np.ones((len(predicted[0]), self._codec.slots[slot].n_tokens), dtype=np.bool_)
+        return np.concatenate([own, np.stack(predicted, axis=1)], axis=1)
+
+    def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute links, round values, remember what links ask for."""
+        table = self._tables[slot]
+        if table is None:
+            return tokens, values
+        own, z = tokens.numpy().astype(np.int32), values.numpy()
+        if slot in self._links.of_slot:
+            own, z = self._linked(slot, own, z)
+        z = table.settle(own, z)
+        if slot in self._column:
+            self._remember(self._column[slot], own, z)
+        return torch.from_numpy(own.astype(np.int64)), torch.from_numpy(z)
+
+    def _linked(self, slot: int, tokens: Any, z: Any) -> tuple[Any, Any]:
+        name = self._column[slot]
+        codec = self._number(name)
+        table, n_own = codec.table, self._codec.slots[slot].n_tokens
+        ordinals = np.zeros(len(tokens), dtype=np.int64 if table.integer else np.float64)
+        computed = tokens >= n_own
+        for place, link in enumerate(self._links.of_slot[slot]):
+            rows = tokens == n_own + place
+            if rows.any():
+                real = link.predict([self._real[c][rows] for c in link.relation.columns])
+                ordinals[rows] = ordinals_of(real, codec.arrow_type)
+        if computed.any():
+            # The protected ends bound what follows from others, too.
+            least, most = (table.base + end if table.integer else end for end in table.ends)
+            ordinals = np.where(computed, np.clip(ordinals, least, most), ordinals).astype(ordinals.dtype)
+            encoded, low, high = table.encode(ordinals, computed)
+            tokens, z = np.where(computed, encoded, tokens), np.where(computed, (low + high) / 2, z)
+        self._computed[name] = (ordinals, computed)
+        return tokens, z
+
+    def _remember(self, name: str, tokens: Any, z: Any) -> None:
+        """Real values of a column that links read, exactly as they will be decoded."""
+        codec = self._number(name)
+        ordinals, valid = codec.table.decode(tokens, z)
+        if name in self._computed:
+            computed, rows = self._computed[name]
+            ordinals, valid = np.where(rows, computed, ordinals), valid | rows
+        if name in self._given:
+            exact, there = to_ordinal(plain(self._given[name]))
+            ordinals, valid = np.where(there, exact, ordinals), valid | there
+        self._real[name] = real_of(ordinals, valid, codec.arrow_type)
+
+    def _number(self, name: str) -> NumberCodec:
+        codec = self._codec.codecs[self._codec.schema.names.index(name)]
+        assert isinstance(codec, NumberCodec)
+        return codec
+
+    def decode(self, tokens: Tensor, values: Tensor, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Table:
+        """Decode settled tokens and values (n, slots) to cells, computed ones exactly as computed."""
+        own, z = tokens.numpy().astype(np.int32), values.numpy()
+        table = self._codec.decode(own, z, rows=rows, seed=seed)
+        for name, (computed, rows_of) in self._computed.items():
+            if not rows_of.any():
+                continue
+            codec, slot = self._number(name), self._codec.slots_of(name)[0]
+            ordinals, valid = codec.table.decode(own[:, slot], z[:, slot])
+            index = table.schema.get_field_index(name)
+            cells = codec.cells(np.where(rows_of, computed, ordinals), valid | rows_of)
+            field = table.schema.field(index)
+            table = table.set_column(index, field, as_field(cells, field))
+        return table

@@ -1,0 +1,146 @@
+"""The rows that `vae` learns, as batches of cells: which are validated on, which are given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tabvae_core.codecs.links import Links
+from tabvae_core.codecs.table import TableCodec
+from tabvae_core.models.vae import Cells, TabularVAE
+from tabvae_core.progress import Progress, ProgressEvent
+from tabvae_core.tables import TableSource
+
+__all__ = ["EncodedRows", "TrainingRows", "encode_rows"]
+
+_VALIDATION_SHARE = 0.1
+_VALIDATION_ROWS = 5_000
+_PREPARED_ROWS = 10_000
+
+
+class EncodedRows:
+    """Cells of n rows as arrays of shape (n, slots).
+
+    Args:
+        tokens: The cells' own tokens, int32.
+        targets: Tokens to predict, int32.
+        low: Lower edges of values, float32.
+        high: Upper edges, float32.
+
+    """
+
+    def __init__(
+        self,
+        tokens: npt.NDArray[np.int32],
+        targets: npt.NDArray[np.int32],
+        low: npt.NDArray[np.float32],
+        high: npt.NDArray[np.float32],
+    ) -> None:
+        self.tokens, self.targets, self.low, self.high = tokens, targets, low, high
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def encode_rows(source: TableSource, codec: TableCodec, links: Links, progress: Progress) -> EncodedRows:
+    """Encode all rows of a source, batch by batch."""
+    parts: list[tuple[npt.NDArray[Any], ...]] = []
+    rows = 0
+    for batch in source.batches(codec.schema.names):
+        encoded = codec.encode(batch)
+        targets = links.targets(codec, batch, encoded.tokens)
+        parts.append((encoded.tokens, targets, encoded.low, encoded.high))
+        rows += batch.num_rows
+        progress(ProgressEvent("read", rows, source.num_rows, "rows", "encoding"))
+    return EncodedRows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+class TrainingRows:
+    """Encoded rows on the device, split into training and validation rows.
+
+    Args:
+        encoded: All rows.
+        columns: Column of each slot, shape (slots,).
+        device: Where to learn.
+        seed: Seed of the split.
+        free_bits: Nats of each latent dimension that cost nothing.
+        given_rows: Share of the rows of which a random subset of the columns is given.
+
+    """
+
+    def __init__(
+        self,
+        encoded: EncodedRows,
+        columns: tuple[int, ...],
+        device: torch.device,
+        *,
+        seed: int,
+        free_bits: float,
+        given_rows: float,
+    ) -> None:
+        rows = len(encoded)
+        order = np.random.default_rng(seed).permutation(rows)
+        self.n_validation = max(1, min(int(rows * _VALIDATION_SHARE), _VALIDATION_ROWS))
+        self.n_train = rows - self.n_validation
+        self._held = torch.from_numpy(order[self.n_train :])
+        self._train = torch.from_numpy(order[: self.n_train])
+        arrays = (encoded.tokens, encoded.targets, encoded.low, encoded.high)
+        self._arrays = [torch.from_numpy(array).to(device) for array in arrays]
+        self._device, self._columns = device, torch.tensor(columns)
+        self._seed, self._free_bits, self._given_rows = seed, free_bits, given_rows
+        self.rate = 0.0
+
+    def _cells(self, rows: Tensor) -> Cells:
+        tokens, targets, low, high = (array[rows.to(self._device)] for array in self._arrays)
+        return Cells(tokens.long(), targets.long(), low, high)
+
+    def _given(self, rows: int, share: float, generator: torch.Generator) -> Tensor:
+        """Give a random subset of the columns, of random size, in a share of the rows: (rows, slots)."""
+        width = int(self._columns.max()) + 1
+        some = torch.rand(rows, 1, generator=generator) < share
+        chosen = torch.rand(rows, width, generator=generator) < torch.rand(rows, 1, generator=generator)
+        return (chosen[:, self._columns] & some).to(self._device)
+
+    def sample(self) -> Cells:
+        """Training rows to prepare the network with."""
+        return self._cells(self._train[:_PREPARED_ROWS])
+
+    def loss(self, network: torch.nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Negative evidence lower bound of the rows with these indices among the training rows."""
+        assert isinstance(network, TabularVAE)
+        noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
+        given = self._given(len(rows), self._given_rows, generator)
+        loss, _ = network.negative_elbo(self._cells(self._train[rows]), given, free_bits=self._free_bits, noise=noise)
+        return loss
+
+    def validation_loss(self, network: torch.nn.Module) -> float:
+        """Negative evidence lower bound of the validation rows, the same noise every time; both ways of use count."""
+        assert isinstance(network, TabularVAE)
+        generator = torch.Generator().manual_seed(self._seed)
+        total = rate = 0.0
+        for rows in torch.split(self._held, 1024):
+            cells = self._cells(rows)
+            noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
+            for share, weight in ((0.0, 1 - self._given_rows), (1.0, self._given_rows)):
+                given = self._given(len(rows), share, generator)
+                loss, kl = network.negative_elbo(cells, given, free_bits=0.0, noise=noise)
+                total += weight * float(loss) * len(rows)
+                rate += float(kl) * len(rows) * (share == 0.0)
+        self.rate = rate / self.n_validation
+        return total / self.n_validation
+
+    def latents(self, network: TabularVAE, limit: int) -> npt.NDArray[np.float64]:
+        """One draw of z from the posterior of each of at most `limit` training rows."""
+        generator = torch.Generator().manual_seed(self._seed + 1)
+        drawn = []
+        network.eval()
+        with torch.no_grad():
+            for rows in torch.split(self._train[:limit], 2048):
+                mean, log_variance = network.encode(self._cells(rows))
+                noise = torch.randn(mean.shape, generator=generator).to(self._device)
+                drawn.append((mean + noise * (0.5 * log_variance).exp()).cpu())
+        return torch.cat(drawn).numpy().astype(np.float64)
