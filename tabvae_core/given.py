@@ -1,8 +1,12 @@
-"""Values fixed for every row, read by the type of their column: `age=35` an integer, `city=35` a string."""
+"""What is given of the rows to draw: values fixed for every row, or a table whose nulls are to be filled.
+
+Fixed values are read by the type of their column: `age=35` is an integer, `city=35` a string. Cells of a table are
+cast to it, where that loses nothing. A NaN counts as null.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,15 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tabvae_core.codecs.ordinal import plain, restore_type
-from tabvae_core.errors import SpecError
+from tabvae_core.codecs._nulls import is_null
+from tabvae_core.codecs.ordinal import base_type, is_binary_like, is_string_like, plain, restore_type
+from tabvae_core.errors import DataError, SpecError
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind, PrivacySpec
+from tabvae_core.tables import TableSource, as_source
 
-if TYPE_CHECKING:
-    from tabvae_core.tables import TableSource
-
-__all__ = ["GivenColumn", "check_learnable", "given_cells", "given_values", "split_pairs", "with_given"]
+__all__ = ["GivenColumn", "check_learnable", "given_blocks", "given_cells", "given_values", "split_pairs", "with_given"]
 
 _TRUE, _FALSE = {"true", "t", "yes", "1"}, {"false", "f", "no", "0"}
 
@@ -32,11 +35,57 @@ class GivenColumn:
     Args:
         cells: The cells, of exactly the column's type.
         mask: True where a cell is given, shape (n,); a given cell may be null.
+        strict: Whether a value that was never learned is an error; else it is kept and conditions nothing.
 
     """
 
     cells: pa.Array
     mask: npt.NDArray[np.bool_]
+    strict: bool = True
+
+
+def given_blocks(
+    given: Mapping[str, Any] | pa.Table | TableSource, schema: TableSchema, rows: int, size: int
+) -> Iterator[Mapping[str, Any] | pa.Table]:
+    """Yield what is given of each block of `size` of the rows: fixed values again and again, or slices of a table.
+
+    Raises:
+        DataError: The table has no rows or no columns.
+        SpecError: It has other columns than the learned table, or not as many rows as are drawn.
+
+    """
+    if isinstance(given, Mapping):
+        yield from (given for _ in range(0, rows, size))
+        return
+    source = as_source(given)
+    _check_table(source, schema, rows)
+    waiting = source.schema.empty_table()
+    for batch in source.batches():
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        while waiting.num_rows >= size:
+            yield waiting.slice(0, size)
+            waiting = waiting.slice(size)
+    if waiting.num_rows:
+        yield waiting
+
+
+def _check_table(given: TableSource, schema: TableSchema, rows: int) -> None:
+    if not given.schema.names:
+        raise DataError("the given table has no columns", hint="give at least one column of the model")
+    _check_known(given.schema.names, schema)
+    if given.num_rows == 0:
+        raise DataError("the given table has no rows", hint="one row is drawn for each of its rows")
+    if given.num_rows != rows:
+        raise SpecError(
+            f"the given table has {given.num_rows:,} rows, however {rows:,} are asked for",
+            hint="leave the number of rows out: one is drawn for each row of the given table",
+        )
+
+
+def _check_known(names: Sequence[str], schema: TableSchema) -> None:
+    for name in names:
+        if name not in schema.names:
+            raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(schema.names)}")
 
 
 def given_cells(given: Mapping[str, Any] | pa.Table, schema: TableSchema, rows: int) -> dict[str, GivenColumn]:
@@ -49,20 +98,50 @@ def given_cells(given: Mapping[str, Any] | pa.Table, schema: TableSchema, rows: 
         rows: n.
 
     Raises:
-        SpecError: There is no such column.
+        DataError: Cells of the table cannot become what its columns hold.
+        SpecError: There is no such column, or the table has not n rows.
 
     """
     arrow = schema.arrow
-    names = given.column_names if isinstance(given, pa.Table) else list(given)
-    for name in names:
-        if name not in schema.names:
-            raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(schema.names)}")
     if isinstance(given, pa.Table):
-        columns = {name: given.column(name).combine_chunks() for name in names}
-        columns = {n: pa.concat_arrays(c.chunks) if isinstance(c, pa.ChunkedArray) else c for n, c in columns.items()}
-        return {n: GivenColumn(c, c.is_valid().to_numpy(zero_copy_only=False)) for n, c in columns.items()}
+        _check_table(as_source(given), schema, rows)
+        return {name: _given_column(given.column(name), arrow.field(name)) for name in given.column_names}
+    _check_known(list(given), schema)
     every = np.ones(rows, dtype=np.bool_)
-    return {name: GivenColumn(pa.array([given[name]] * rows, type=arrow.field(name).type), every) for name in names}
+    return {name: GivenColumn(pa.array([given[name]] * rows, type=arrow.field(name).type), every) for name in given}
+
+
+def _given_column(column: pa.ChunkedArray, field: pa.Field) -> GivenColumn:
+    """Cells of a given table, cast to their column's type."""
+    cells = plain(column)
+    there = ~is_null(cells)
+    if there.sum() + cells.null_count < len(cells):
+        cells = pc.if_else(pa.array(there), cells, pa.scalar(None, cells.type))
+    try:
+        cast = cells if column.type == field.type else cells.cast(plain(pa.array([], field.type)).type)
+        fit = _says_the_same(cells, cast)
+        result = restore_type(cast, field.type)
+    except (pa.ArrowException, DataError):
+        fit = False
+    if not fit:
+        raise DataError(
+            f"given: column {field.name!r} has type {column.type}, and cells that do not fit {field.type}",
+            hint=f"write the column with type {field.type}",
+        )
+    return GivenColumn(result, there, strict=False)
+
+
+def _says_the_same(before: pa.Array, after: pa.Array) -> bool:
+    """Whether a cast lost nothing: those that Arrow calls safe cut times of day, zones, and decimals of floats."""
+    old, new = before.type, after.type
+    if old == new or any(is_string_like(kind) or is_binary_like(kind) for kind in (old, new)):
+        return True
+    if pa.types.is_timestamp(old) and pa.types.is_timestamp(new) and (old.tz is None) != (new.tz is None):
+        return before.null_count == len(before)
+    if pa.types.is_floating(old) and pa.types.is_floating(new):  # rounding is no loss, becoming infinite is
+        finite = [np.isfinite(cells.drop_null().to_numpy(zero_copy_only=False)) for cells in (before, after)]
+        return bool(np.array_equal(*finite))
+    return bool(after.cast(old, safe=False).equals(before))
 
 
 def with_given(table: pa.Table, given: Mapping[str, GivenColumn]) -> pa.Table:
@@ -147,8 +226,7 @@ def check_learnable(given: Mapping[str, Any], rows: TableSource, schema: TableSc
 
 
 def _value(name: str, raw: Any, schema: TableSchema) -> Any:
-    if name not in schema.names:
-        raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(schema.names)}")
+    _check_known([name], schema)
     column, kind = schema.column(name), schema.arrow.field(name).type
     if column.kind in (Kind.TEXT, Kind.NESTED, Kind.IDENTIFIER):
         raise SpecError(

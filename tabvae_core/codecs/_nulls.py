@@ -9,7 +9,7 @@ import pyarrow as pa
 from tabvae_core.codecs.base import Encoded, IntArray, Slot
 from tabvae_core.codecs.ordinal import to_ordinal
 
-__all__ = ["VALUE", "cells_with_nulls", "is_null", "null_log_prior", "null_slots", "presence"]
+__all__ = ["NULL", "VALUE", "cells_with_nulls", "is_null", "null_log_prior", "null_slots", "presence"]
 
 VALUE, NULL = 0, 1
 

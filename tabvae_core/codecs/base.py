@@ -129,9 +129,18 @@ class Codec(ABC):
         """Table behind each slot that holds numbers; None for the others."""
         return [None] * len(self.slots)
 
+    @property
+    def null_token(self) -> int | None:
+        """Token of the first slot that stands for null; None where none does, as in a column without slots."""
+        return None
+
+    def known(self, array: pa.Array) -> npt.NDArray[np.bool_]:
+        """Which cells (n,) the codec can tell from others, so that they may be given as a condition."""
+        return np.ones(len(array), dtype=np.bool_)
+
     def knows(self, array: pa.Array) -> bool:
-        """Whether every cell is one that the codec can tell from others, so that it may be given as a condition."""
-        return True
+        """Whether every cell may be given as a condition."""
+        return bool(self.known(array).all())
 
     def notes(self) -> tuple[str, ...]:
         """Decisions that a user should know of, such as rare categories left out; no cell of real data."""

@@ -160,11 +160,17 @@ class CategoryCodec(Codec):
             nulls=values["nulls"], rare=values["rare"], draw_null=values["draw_null"],
         )  # fmt: skip
 
-    def knows(self, array: pa.Array) -> bool:
-        """Whether every cell is a learned category, or a null where there were some."""
+    @property
+    def null_token(self) -> int | None:
+        """Token of null; None where there was none, or nothing else."""
+        return self._null_token if self.slots and self.nulls > 0 else None
+
+    def known(self, array: pa.Array) -> npt.NDArray[np.bool_]:
+        """Which cells are learned categories, or nulls where there were some."""
         cells = plain(array)
-        known = pc.is_in(cells.drop_null(), value_set=self.categories)
-        return (cells.null_count == 0 or self.nulls > 0) and bool(pc.all(known, min_count=0).as_py())
+        known = pc.is_in(cells, value_set=self.categories).to_numpy(zero_copy_only=False)
+        null = cells.is_null().to_numpy(zero_copy_only=False)
+        return np.asarray(np.where(null, self.nulls > 0, known), dtype=np.bool_)
 
     def notes(self) -> tuple[str, ...]:
         """Say how many rows held categories that were too rare."""

@@ -43,9 +43,9 @@ class ConstantCodec(Codec):
         """Repeat the value."""
         return restore_type(self._value.take(pa.array(np.zeros(len(rows), dtype=np.int64))), self.arrow_type)
 
-    def knows(self, array: pa.Array) -> bool:
-        """Whether every cell is the value."""
-        return all(cell.equals(self._value[0]) for cell in plain(array))
+    def known(self, array: pa.Array) -> npt.NDArray[np.bool_]:
+        """Which cells are the value."""
+        return np.array([cell.equals(self._value[0]) for cell in plain(array)], dtype=np.bool_)
 
     def state(self) -> CodecState:
         """The value, as an Arrow IPC stream in base64."""

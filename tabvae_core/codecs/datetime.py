@@ -131,6 +131,11 @@ class DatetimeCodec(Codec):
             cells = from_ordinal(np.clip(exact, *self.ends), valid, kind)
         return restore_type(cells, self.arrow_type)
 
+    @property
+    def null_token(self) -> int | None:
+        """Token of a null day; what follows it is null by itself."""
+        return self.day.null_token if self.day.has_null else None
+
     def log_prior(self) -> list[npt.NDArray[np.float32] | None]:
         """Log frequencies; what follows a null day is always "absent", what follows another never."""
         priors: list[npt.NDArray[np.float32] | None] = [prior_of(self.day, draw_null=self.draw_null)]

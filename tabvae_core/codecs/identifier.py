@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tabvae_core.codecs._nulls import cells_with_nulls, is_null, null_log_prior, null_slots, presence
+from tabvae_core.codecs._nulls import NULL, cells_with_nulls, is_null, null_log_prior, null_slots, presence
 from tabvae_core.codecs.base import Codec, CodecState, Encoded, Fitter, FloatArray, IntArray
 from tabvae_core.codecs.formats import BYTES, FormatStats, KeyMaker, Variant, draw_key, permute, uniform
 from tabvae_core.codecs.ordinal import (
@@ -151,6 +151,11 @@ class IdentifierCodec(Codec):
                 f"column {self.name!r}: {base_type(self.arrow_type)} has no room for so many different keys",
                 hint=f"ask for fewer rows, or set the kind of {self.name!r} to number",
             )
+
+    @property
+    def null_token(self) -> int | None:
+        """Token of null."""
+        return NULL if self.slots else None
 
     def log_prior(self) -> list[npt.NDArray[np.float32] | None]:
         """Log frequencies of "there" and "null"."""

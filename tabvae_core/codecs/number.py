@@ -73,6 +73,11 @@ class NumberCodec(Codec):
         table = NumericTable.restore(state.values["table"], dict(state.arrays))
         return cls(state.values["name"], arrow_type, table, draw_null=state.values["draw_null"])
 
+    @property
+    def null_token(self) -> int | None:
+        """Token of null."""
+        return self.table.null_token if self.slots and self.table.has_null else None
+
     def log_prior(self) -> list[npt.NDArray[np.float32] | None]:
         """Log frequencies of levels, null and spikes."""
         return [prior_of(self.table, draw_null=self.draw_null)] if self.slots else []

@@ -239,10 +239,9 @@ class NumericTable:
         for move in _MOVES:
             if not len(wrong):
                 break
-            moved = _round_to(
-                rounded[wrong] + move * toward * step[wrong], step[wrong], self.base, self.lowest, self.highest
-            )
-            better = ~self._is_foreign(moved, tokens[wrong])
+            target = rounded[wrong] + move * toward * step[wrong]
+            moved = _round_to(target, step[wrong], self.base, self.lowest, self.highest)
+            better = ~self._is_foreign(moved, tokens[wrong]) & (np.abs(moved - target) < step[wrong] / 2)
             rounded[wrong[better]] = moved[better]
             wrong, toward = wrong[~better], toward[~better]
         return rounded

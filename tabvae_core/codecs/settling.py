@@ -33,7 +33,8 @@ class Settling:
     Args:
         codec: Codecs of the table.
         links: Links between its columns.
-        given: Given cells by column, n each; null where a cell is not given.
+        given: Given cells by column, n each; null where a cell is not given, but is to be filled: no null is drawn
+            there, unless the column never held anything else.
 
     """
 
@@ -42,17 +43,25 @@ class Settling:
         self._tables = codec.tables()
         self._given = dict(given or {})
         self._column = {codec.slots_of(name)[0]: name for name in links.columns}
+        self._filled: dict[int, tuple[int, int]] = {}  # first slot: its null token, n
+        for name, cells in self._given.items():
+            null = codec.codecs[codec.schema.names.index(name)].null_token
+            if null is not None:
+                self._filled[codec.slots_of(name)[0]] = null, len(cells)
         self._real: dict[str, npt.NDArray[np.float64]] = {}
         self._computed: dict[str, tuple[Ordinals, Mask]] = {}
 
     def allowed(self, slot: int) -> Mask | None:
-        """Links that cannot be computed, because a cell is null, are not drawn."""
-        links = self._links.of_slot.get(slot)
-        if not links:
+        """Nulls that are to be filled are not drawn, nor links that cannot be computed, because a cell is null."""
+        links, filled = self._links.of_slot.get(slot, ()), self._filled.get(slot)
+        if not links and filled is None:
             return None
-        predicted = [np.isfinite(link.predict([self._real[c] for c in link.relation.columns])) for link in links]
-        own = np.ones((len(predicted[0]), self._codec.slots[slot].n_tokens), dtype=np.bool_)
-        return np.concatenate([own, np.stack(predicted, axis=1)], axis=1)
+        computable = [np.isfinite(link.predict([self._real[c] for c in link.relation.columns])) for link in links]
+        rows = filled[1] if filled is not None else len(computable[0])
+        own = np.ones((rows, self._codec.slots[slot].n_tokens), dtype=np.bool_)
+        if filled is not None:
+            own[:, filled[0]] = False
+        return np.concatenate([own, *(link[:, None] for link in computable)], axis=1)
 
     def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Compute links, round values, remember what links ask for."""

@@ -190,31 +190,32 @@ class TableCodec:
     ) -> Iterator[tuple[int, npt.NDArray[np.bool_], npt.NDArray[Any], npt.NDArray[Any]]]:
         """Encode given cells as (slot, mask, tokens, values), n each, for the slots of the given columns.
 
+        Of keys and texts, only that they are there is encoded. Values that were never learned are masked out.
+
         Raises:
-            SpecError: A value was never learned.
+            SpecError: A value was never learned, and its column is strict.
 
         """
         for name, part in given.items():
             codec = self.codecs[self.schema.names.index(name)]
             if not part.mask.any() or not codec.slots:
                 continue
-            known = part.cells.filter(pa.array(part.mask)) if not part.mask.all() else part.cells
-            if not codec.knows(known):
+            known = part.mask & codec.known(part.cells)
+            if part.strict and not known.all():
+                value = part.cells[int(np.argmin(known))].as_py()
                 raise SpecError(
-                    f"given: column {name!r} never had {_one_of(known, codec)} in enough rows to be learned",
+                    f"given: column {name!r} never had the value {value!r} in enough rows to be learned",
                     hint="give a more frequent value, or lower privacy.min_category_rows and fit again",
                 )
             cells = codec.encode(part.cells)
             for k, slot in enumerate(self.slots_of(name)):
-                yield slot, part.mask, cells.tokens[:, k], (cells.low[:, k] + cells.high[:, k]) / 2
+                yield slot, known, cells.tokens[:, k], (cells.low[:, k] + cells.high[:, k]) / 2
 
-
-def _one_of(cells: pa.Array, codec: Codec) -> str:
-    """Name the first value that a codec does not know."""
-    for at in range(len(cells)):
-        if not codec.knows(cells.slice(at, 1)):
-            return f"the value {cells[at].as_py()!r}"
-    return "these values"
+    def unlearned(self, given: Mapping[str, GivenColumn]) -> dict[str, int]:
+        """Count the given cells of values that were never learned, by column; columns without any are left out."""
+        codecs = dict(zip(self.schema.names, self.codecs, strict=True))
+        counts = {name: int((part.mask & ~codecs[name].known(part.cells)).sum()) for name, part in given.items()}
+        return {name: count for name, count in counts.items() if count}
 
 
 def _joined(parts: Sequence[Encoded], rows: int) -> Encoded:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tabvae_core.codecs._nulls import cells_with_nulls, is_null, null_log_prior, null_slots, presence
+from tabvae_core.codecs._nulls import NULL, cells_with_nulls, is_null, null_log_prior, null_slots, presence
 from tabvae_core.codecs.base import Codec, CodecState, Encoded, Fitter, FloatArray, IntArray
 from tabvae_core.codecs.formats import FormatStats, KeyMaker, draw_key, uniform
 from tabvae_core.codecs.null import NullCodec
@@ -118,6 +118,11 @@ class TextCodec(Codec):
         cells = np.empty(len(texts), dtype=object)
         cells[:] = [text.encode() if width is None else text.encode()[:width].ljust(width) for text in texts]
         return cells_with_nulls(cells, tokens, pa.large_binary())
+
+    @property
+    def null_token(self) -> int | None:
+        """Token of null."""
+        return NULL if self.slots else None
 
     def log_prior(self) -> list[npt.NDArray[np.float32] | None]:
         """Log frequencies of "there" and "null"."""

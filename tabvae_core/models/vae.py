@@ -40,6 +40,7 @@ ONE_TABLE = 600
 _RARE_LOGIT = -12.0
 _TABLE_RANK = 16
 _LEAST_CELL = 1e-3
+_ENOUGH_VALUES = 200
 _LOG_SCALES = (-6.0, 6.0)
 
 
@@ -398,6 +399,9 @@ class TabularVAE(nn.Module):
         """Fit the additive model to a sample of training rows, before the first step."""
         every = torch.arange(self.layout.n_slots, device=cells.tokens.device)
         x, known = self._numbers(cells.tokens, cells.values, every)
+        # Only cells that carry a value are drawn around the guess; where they are few, spikes help to find it.
+        carries = cells.tokens < self.levels
+        known = torch.where(carries.sum(dim=0) >= _ENOUGH_VALUES, carries, known)
         features = self._numeric_features(cells)
         flat = cells.tokens + self.offsets
         self.additive.fit(flat, features, x, known, self.valued, self.numeric, self.offsets)
@@ -436,7 +440,7 @@ class TabularVAE(nn.Module):
 
     def _contexts(self, start: Tensor, embedded: Tensor, given: Tensor) -> Tensor:
         """What each slot sees, (B, S, W): the start, the cells before it and all given cells, by their number."""
-        before = embedded.cumsum(dim=1) - embedded
+        before = functional.pad(embedded[:, :-1].cumsum(dim=1), (0, 0, 1, 0))
         seen = torch.arange(1, self.layout.n_slots + 1, device=embedded.device).expand(given.shape)
         if bool(given.any()):
             late = embedded * given.unsqueeze(-1)

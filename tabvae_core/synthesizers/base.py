@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import pyarrow as pa
 
 from tabvae_core.errors import DataError
+from tabvae_core.given import given_blocks
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind, ModelSpec, PrivacySpec
@@ -33,7 +34,7 @@ class Synthesizer(ABC):
     method: ClassVar[str]
     """Name in specs and bundles."""
     conditions: ClassVar[bool] = True
-    """Whether `given` values can be fixed."""
+    """Whether `given` values can be fixed, and given cells be kept."""
 
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         self.model = model if model is not None else ModelSpec(method=self.method)
@@ -105,7 +106,7 @@ class Synthesizer(ABC):
         *,
         seed: int,
         attempt: int = 0,
-        given: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | pa.Table | None = None,
         bounds: Mapping[str, Any] | None = None,
     ) -> pa.Table:
         """Draw one block of rows; a function of its arguments and the model alone.
@@ -115,22 +116,37 @@ class Synthesizer(ABC):
             n_rows: Rows wanted, at most 4096.
             seed: Seed of the sample.
             attempt: Number of the redraw, when rules refused rows of the attempts before.
-            given: Values fixed for every row.
-            bounds: `rules.Bounds` by column: values outside are never drawn, where the method can promise it.
+            given: Values fixed for every row; or a table of exactly `n_rows` rows and some of the learned columns, of
+                types that can be cast to theirs. Its cells are kept exactly, and condition what is drawn beside them
+                where their values were learned. Its nulls are filled: drawn, but not null again unless the method
+                learned nothing else of the column (nested values, columns that are always null). Columns that it
+                lacks are drawn as ever, nulls included.
+            bounds: `rules.Bounds` by column: values outside are never drawn, where the method can promise it. Given
+                cells may lie outside.
+
+        Raises:
+            DataError: Cells of a given table cannot become what its columns hold.
+            SpecError: A given column does not exist, a fixed value was never learned, a given table has not `n_rows`
+                rows, or the method has `conditions` False and something is given.
 
         """
 
-    def sample(self, n_rows: int, *, seed: int = 0, given: Mapping[str, Any] | None = None) -> pa.Table:
-        """Draw exactly `n_rows` rows, with the Arrow schema that was learned."""
+    def unlearned(self, given: pa.Table) -> Mapping[str, int]:
+        """Count given cells of values that were never learned, by column: they are kept and condition nothing."""
+        return {}
+
+    def sample(self, n_rows: int, *, seed: int = 0, given: Mapping[str, Any] | pa.Table | None = None) -> pa.Table:
+        """Draw exactly `n_rows` rows, with the Arrow schema that was learned; `given` as in `sample_block`."""
         tables = list(self.sample_blocks(n_rows, seed=seed, given=given))
         return pa.concat_tables(tables)
 
     def sample_blocks(
-        self, n_rows: int, *, seed: int = 0, given: Mapping[str, Any] | None = None
+        self, n_rows: int, *, seed: int = 0, given: Mapping[str, Any] | pa.Table | None = None
     ) -> Iterator[pa.Table]:
         """Draw `n_rows` rows block by block."""
-        for block, first in enumerate(range(0, n_rows, BLOCK_ROWS)):
-            yield self.sample_block(block, min(BLOCK_ROWS, n_rows - first), seed=seed, given=given)
+        parts = given_blocks({} if given is None else given, self.schema, n_rows, BLOCK_ROWS)
+        for block, part in enumerate(parts):
+            yield self.sample_block(block, min(BLOCK_ROWS, n_rows - block * BLOCK_ROWS), seed=seed, given=part)
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -197,7 +197,7 @@ class VAESynthesizer(Synthesizer):
         *,
         seed: int,
         attempt: int = 0,
-        given: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | pa.Table | None = None,
         bounds: Mapping[str, Any] | None = None,
     ) -> pa.Table:
         """Draw one block of rows; see `Synthesizer.sample_block`."""
@@ -223,6 +223,10 @@ class VAESynthesizer(Synthesizer):
             )
             table = settling.decode(tokens, values, rows=rows, seed=seed)
         return with_given(table.select(list(self.schema.names)), cells)
+
+    def unlearned(self, given: pa.Table) -> dict[str, int]:
+        """Count given cells of values that were never learned; see `Synthesizer.unlearned`."""
+        return self._fitted.unlearned(given_cells(given, self.schema, given.num_rows))
 
     def _given(self, cells: Mapping[str, GivenColumn], rows: int) -> Given | None:
         """Given cells as slots; None where no slot is given."""

@@ -152,16 +152,16 @@ class BasicVAESynthesizer(Synthesizer):
         *,
         seed: int,
         attempt: int = 0,
-        given: Mapping[str, Any] | None = None,
+        given: Mapping[str, Any] | pa.Table | None = None,
         bounds: Mapping[str, Any] | None = None,
     ) -> pa.Table:
         """Draw one block of rows; see `Synthesizer.sample_block`. Bounds are left to re-sampling.
 
         Raises:
-            SpecError: Values are given; this method cannot condition on them.
+            SpecError: Values or cells are given; this method cannot condition on them.
 
         """
-        if given:
+        if given is not None and len(given):
             raise SpecError("method 'vae_basic' cannot fix given values", hint="use method vae")
         features, network = self._fitted, self._network
         assert network is not None
