@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +118,7 @@ def _given_column(column: pa.ChunkedArray, field: pa.Field) -> GivenColumn:
     if there.sum() + cells.null_count < len(cells):
         cells = pc.if_else(pa.array(there), cells, pa.scalar(None, cells.type))
     try:
-        cast = cells if column.type == field.type else cells.cast(plain(pa.array([], field.type)).type)
+        cast = cells if column.type == field.type else cells.cast(base_type(field.type))
         fit = _says_the_same(cells, cast)
         result = restore_type(cast, field.type)
     except (pa.ArrowException, DataError):
@@ -137,7 +137,7 @@ def _says_the_same(before: pa.Array, after: pa.Array) -> bool:
     if old == new or any(is_string_like(kind) or is_binary_like(kind) for kind in (old, new)):
         return True
     if pa.types.is_timestamp(old) and pa.types.is_timestamp(new) and (old.tz is None) != (new.tz is None):
-        return before.null_count == len(before)
+        return bool(before.null_count == len(before))
     if pa.types.is_floating(old) and pa.types.is_floating(new):  # rounding is no loss, becoming infinite is
         finite = [np.isfinite(cells.drop_null().to_numpy(zero_copy_only=False)) for cells in (before, after)]
         return bool(np.array_equal(*finite))

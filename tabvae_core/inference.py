@@ -383,7 +383,8 @@ def _bounds(
                 )
         return None, None
     seen = stats.extremes.protected(privacy.min_category_rows)
-    low, high = seen if seen is not None else (None, None)
+    # Of few cells both ends are the mean of the same ones, which floats may add up to two values.
+    low, high = (min(seen), max(seen)) if seen is not None else (None, None)
     low = _override_ordinal(field, "minimum", override.minimum, low)
     high = _override_ordinal(field, "maximum", override.maximum, high)
     if low is not None and high is not None and low > high:

@@ -27,6 +27,7 @@ from tabvae_core.workspace import local_path
 
 if TYPE_CHECKING:
     from tabvae_core.evaluation import Evaluation
+    from tabvae_core.lake import ParquetSource
     from tabvae_core.synthesizers.base import Synthesizer
 
 __all__ = [
@@ -159,7 +160,13 @@ def synthesize(
 
 
 def sample_model(
-    folder: str, out: str, spec: RefreshSpec, *, endpoint_url: str | None = None, progress: Progress = silent
+    folder: str,
+    out: str,
+    spec: RefreshSpec,
+    *,
+    given_table: str | None = None,
+    endpoint_url: str | None = None,
+    progress: Progress = silent,
 ) -> SampleSummary:
     """Draw a table from a model bundle.
 
@@ -167,18 +174,32 @@ def sample_model(
         folder: Local folder of the bundle.
         out: `.parquet` file or folder.
         spec: Rows, seed, shards, given values, rules; its source is not used.
-        endpoint_url: Endpoint of the object store of `out`.
+        given_table: URI of a table with some of the model's columns. One row is drawn for each of its rows, in
+            order: its cells are kept, its nulls are filled.
+        endpoint_url: Endpoint of the object store of `out` and `given_table`.
         progress: Told of every block.
 
     Raises:
+        DataError: The given table is missing or empty, or holds cells that cannot become what the columns hold.
         ModelFileError: There is no bundle, or it is damaged.
         ImpossibleRule: Too few drawn rows satisfy a rule.
+        SpecError: The number of rows is missing, or what is given does not fit it or the model.
 
     """
-    if spec.sample.rows is None:
-        raise SpecError("the number of rows is missing", hint="--rows N")
-    bundle = _local_folder(folder)
-    return _draw(bundle, out, spec, spec.sample.rows, endpoint_url, progress)
+    rows, given = spec.sample.rows, None
+    if given_table is not None:
+        from tabvae_core.lake import ParquetSource
+
+        if spec.sample.given:
+            raise SpecError(
+                "a given table and given values exclude each other", hint="make the value a column of the given table"
+            )
+        _check_apart(out, given_table)
+        given = ParquetSource(given_table, storage=StorageSpec(endpoint_url=endpoint_url))
+        rows = given.num_rows if rows is None else rows
+    if rows is None:
+        raise SpecError("the number of rows is missing", hint="--rows N, or --given-table PARTIAL")
+    return _draw(_local_folder(folder), out, spec, rows, endpoint_url, progress, given)
 
 
 def evaluate_tables(
@@ -274,7 +295,13 @@ def _save(synthesizer: Synthesizer, bundle: Path, place: str) -> None:
 
 
 def _draw(
-    bundle: Path, out: str, spec: RefreshSpec, rows: int, endpoint_url: str | None, progress: Progress
+    bundle: Path,
+    out: str,
+    spec: RefreshSpec,
+    rows: int,
+    endpoint_url: str | None,
+    progress: Progress,
+    given: ParquetSource | None = None,
 ) -> SampleSummary:
     from tabvae_core.lake import ParquetSink
     from tabvae_core.steps import draw
@@ -283,7 +310,9 @@ def _draw(
     schema = load_bundle(bundle).schema
     storage = StorageSpec(endpoint_url=endpoint_url)
     with ParquetSink(out, schema.arrow, storage, rows_per_file=spec.sample.rows_per_file) as sink:
-        draw(spec, schema, sink, bundle, rows, progress=progress)
+        draw(spec, schema, sink, bundle, rows, given=given, progress=progress)
+        if given is not None:
+            given.verify()
     files = tuple(record.path for record in sink.files)
     return SampleSummary(out=out, rows=sink.rows, columns=len(schema.names), files=files)
 
@@ -296,12 +325,18 @@ def _check_out(out: str, schema: pa.Schema, source: str | None, endpoint_url: st
     """Find out before a training of minutes what would make its output fail: a foreign folder, a read-only disk."""
     from tabvae_core.lake import ParquetSink
 
-    if source is not None and store.is_local(out) and store.is_local(source):
+    if source is not None:
+        _check_apart(out, source)
+    with suppress(_NothingWritten), ParquetSink(out, schema, StorageSpec(endpoint_url=endpoint_url)):
+        raise _NothingWritten
+
+
+def _check_apart(out: str, source: str) -> None:
+    """Refuse an output that would overwrite what it is made of."""
+    if store.is_local(out) and store.is_local(source):
         place, origin = (os.path.realpath(store.filesystem(uri)[1]) for uri in (out, source))
         if place == origin or _inside(place, origin) or _inside(origin, place):
             raise SpecError(f"the output {out} lies in the table {source}, or holds it", hint="write beside the table")
-    with suppress(_NothingWritten), ParquetSink(out, schema, StorageSpec(endpoint_url=endpoint_url)):
-        raise _NothingWritten
 
 
 def _inside(place: str, folder: str) -> bool:

@@ -245,6 +245,7 @@ def draw(
     bundle: Path,
     rows: int,
     *,
+    given: TableSource | None = None,
     progress: Progress = silent,
 ) -> None:
     """Draw rows from a model bundle into an open sink: exactly as many as asked for, all of which satisfy the rules.
@@ -255,11 +256,13 @@ def draw(
         sink: Takes the rows.
         bundle: Local folder of the model.
         rows: Rows wanted.
+        given: Table whose cells are kept and whose nulls are filled, in place of `sample.given`.
         progress: Told of every block.
 
     Raises:
+        DataError: The given table is empty, or holds cells that cannot become what the columns hold.
         ImpossibleRule: Too few drawn rows satisfy a rule.
-        SpecError: A given value or rule does not fit the columns.
+        SpecError: A given value, column or rule does not fit the columns.
 
     """
     from tabvae_core.given import given_values
@@ -269,7 +272,7 @@ def draw(
 
     check_settings(spec, schema)
     model = load_bundle(bundle)
-    if spec.sample.given:
+    if spec.sample.given or given is not None:
         _check_conditions(type(model))
     sample_to(
         sink,
@@ -277,7 +280,7 @@ def draw(
         rows,
         seed=spec.sample.seed,
         shards=spec.sample.shards,
-        given=given_values(spec.sample.given, schema),
+        given=given_values(spec.sample.given, schema) if given is None else given,
         rules=spec.rules,
         bounds=bounds_of(spec.rules, schema, spec.columns),
         max_tries=spec.sample.max_tries,

@@ -22,6 +22,7 @@ __all__ = [
     "collect",
     "filter_rows",
     "row_hash",
+    "take_rows",
 ]
 
 BATCH_ROWS = 65_536
@@ -99,6 +100,18 @@ def filter_rows(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.Record
 
         arrays = [restore_type(plain(array).filter(kept), array.type) for array in batch.columns]
         return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+
+
+def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Choose rows by number, in any order and any number of times, also of layouts that Arrow's own take lacks."""
+    chosen = pa.array(rows)
+    try:
+        return table.take(chosen)
+    except pa.ArrowNotImplementedError:
+        from tabvae_core.codecs.ordinal import plain, restore_type
+
+        arrays = [restore_type(plain(column).take(chosen), column.type) for column in table.columns]
+        return pa.Table.from_arrays(arrays, schema=table.schema)
 
 
 class RowSplit:

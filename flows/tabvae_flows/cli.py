@@ -222,25 +222,43 @@ def fit(
     _print_result(made.model_dump(), text, as_json)
 
 
-@app.command(epilog=_example("tabvae sample model/ synthetic.parquet --rows 10000 --seed 1"))
+@app.command(
+    epilog=_example(
+        "tabvae sample model/ synthetic.parquet --rows 10000 --seed 1",
+        "tabvae sample model/ filled.parquet --given-table partial.parquet",
+    )
+)
 def sample(
     model_dir: Annotated[str, typer.Argument(metavar="MODEL_DIR", help="Folder that `tabvae fit` wrote.")],
     out: Out,
-    rows: Annotated[int, typer.Option("--rows", metavar="N", min=1, help="Rows to draw.")],
+    rows: Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Rows to draw.")] = None,
     seed: Seed = None,
     given: Given = None,
+    given_table: Annotated[
+        str | None,
+        typer.Option(
+            "--given-table",
+            metavar="PARTIAL",
+            help="Fill a table: its cells are kept, nulls and missing columns drawn.",
+        ),
+    ] = None,
     spec: SpecFile = None,
     shards: Shards = None,
     endpoint_url: Endpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a synthetic table from a model."""
+    """Draw a synthetic table from a model, or fill the holes of a table.
+
+    Of rows and a given table one is needed: each row of the table is drawn once, in order.
+    """
     from tabvae_core.local import sample_model
 
     draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given)}
     loaded = _partial(model_dir, spec, None, sample=draw)
     with watching() as progress:
-        made = sample_model(model_dir, out, loaded, endpoint_url=endpoint_url, progress=progress)
+        made = sample_model(
+            model_dir, out, loaded, given_table=given_table, endpoint_url=endpoint_url, progress=progress
+        )
     _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
 
 

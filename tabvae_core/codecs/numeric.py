@@ -78,10 +78,14 @@ class LevelMap:
         nearer = np.abs(self.atoms[left] - offsets) < np.abs(self.atoms[right] - offsets)
         return np.asarray(np.where(nearer, self.atoms[left], self.atoms[right]), dtype=np.float64)
 
-    @staticmethod
-    def _width(offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Half the width that a shared value of a continuous level takes up: none that a value could differ by."""
-        return np.asarray(1e-10 * np.maximum(np.abs(offsets), 1e-3), dtype=np.float64)
+    def _width(self, offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return _atom_width(offsets, self.values)
+
+
+def _atom_width(offsets: npt.NDArray[np.float64], knots: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Half the width that shared values of a continuous level take up: none that values between the knots differ by."""
+    least = 1e-3 * min(1.0, max(abs(float(knots[0])), abs(float(knots[-1]))))
+    return np.asarray(1e-10 * np.maximum(np.abs(offsets), least), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -324,22 +328,23 @@ def _is_multiple(offsets: Values, step: float, base: int) -> npt.NDArray[np.bool
         return np.ones(len(offsets), dtype=np.bool_)
     if base or step >= 1:
         whole = int(step)
-        rounded = np.rint(offsets)
+        rounded = np.where(np.abs(offsets) < 2.0**62, np.rint(offsets), 0.0)
         divides = (rounded.astype(np.int64) % whole + base % whole) % whole == 0
         return np.asarray(divides & (rounded == offsets))
-    ratio = offsets / step
-    tolerance = np.minimum(1e-5 + _float_error(offsets) / step, _MOST_ERROR)
-    return np.asarray(np.abs(ratio - np.rint(ratio)) < tolerance)
+    told = np.abs(offsets) < 2.0**52 * step  # beyond, floats lie farther apart than multiples
+    ratio = np.where(told, offsets, 0.0) / step
+    tolerance = np.minimum(1e-5 + _float_error(ratio * step) / step, _MOST_ERROR)
+    some = (np.rint(ratio) != 0.0) | (offsets == 0.0)  # a small number is no zero
+    return np.asarray(told & some & (np.abs(ratio - np.rint(ratio)) < tolerance))
 
 
 def _on_grid(end: float, steps: Values) -> float:
     """Take an end that is a decimal but for its error as a float as that decimal, which would else lie beyond it."""
     grids = steps[steps > 0]
-    if not len(grids) or grids[-1] >= 1:
+    if not len(grids) or grids[-1] >= 1 or (steps[-1] == 0 and not _is_multiple(np.array([end]), grids[-1], 0)[0]):
         return end
     nearest = float(np.round(np.rint(end / grids[-1]) * grids[-1], DECIMALS))
-    on_grid = abs(nearest - end) <= 0.1 * grids[-1] if steps[-1] > 0 else _is_multiple(np.array([end]), grids[-1], 0)[0]
-    return nearest if on_grid else end
+    return nearest if abs(nearest - end) <= 0.1 * grids[-1] else end
 
 
 def _round_to(raw: Values, step: Values, base: int, lowest: float, highest: float) -> Values:
@@ -353,7 +358,8 @@ def _round_to(raw: Values, step: Values, base: int, lowest: float, highest: floa
     rounded = np.where((rounded < lowest - slack) & (rounded + safe <= highest + slack), rounded + safe, rounded)
     decimal = step < 1
     if decimal.any():  # 0.1 * 3 is not 0.3: settle on the float nearest to the decimal
-        rounded = np.where(decimal & (step > 0), np.round(rounded, DECIMALS), rounded)
+        with np.errstate(over="ignore"):
+            rounded = np.where(decimal & (step > 0), np.round(rounded, DECIMALS), rounded)
     return np.where(step > 0, np.clip(rounded, lowest, highest), raw)
 
 
@@ -448,7 +454,8 @@ class NumericFitter:
 
     def _level_map(self, table: NumericTable, step: float, cells: Values) -> LevelMap:
         half, (low, high) = step / 2, (table.lowest - step / 2, table.highest + step / 2)
-        high = max(high, low + 1e-9 * max(1.0, abs(low)))
+        if high <= low:
+            high = low + 1e-9 * max(1.0, abs(low))
         unique, counts = np.unique(cells, return_counts=True)
         shared = counts >= max(self.min_rows, 1)
         if shared.sum() > _MOST_ATOMS:
@@ -465,7 +472,7 @@ class NumericFitter:
             share = np.concatenate([[0.0], (np.cumsum(sizes) - sizes / 2) / len(smooth), [1.0]])
         near = table.spikes[(table.spikes >= low) & (table.spikes <= high)]
         taken = np.union1d(atoms, near[_is_multiple(near, step, table.base)]) if half else atoms
-        width = np.full(len(taken), half) if half else LevelMap._width(taken)
+        width = np.full(len(taken), half) if half else _atom_width(taken, np.array([low, high]))
         edges = np.concatenate([knots, np.clip(np.r_[taken - width, taken + width], low, high)])
         if half and not self.integer:  # neighbours share an edge, which floats would give two readings
             edges = np.rint(edges / half) * half
@@ -484,7 +491,7 @@ class NumericFitter:
         if len(atoms):
             owner = np.searchsorted(atoms, middle)
             for at in (np.minimum(owner, len(atoms) - 1), np.maximum(owner - 1, 0)):
-                reach = half if half else LevelMap._width(atoms[at])
+                reach = half if half else _atom_width(atoms[at], np.array([low, high]))
                 hit = inside & (np.abs(middle - atoms[at]) < reach)
                 first = hit & np.concatenate([[True], ~(hit[1:] & hit[:-1] & (at[1:] == at[:-1]))])
                 pieces_mass[first] += mass[at[first]]
@@ -539,10 +546,10 @@ class NumericFitter:
         if self.integer or bool(np.all(rest == np.rint(rest))):
             return 1.0 if np.abs(rest).max(initial=0) < 2.0**53 else 0.0
         for decimals in range(1, DECIMALS + 1):
+            if np.abs(rest).max() >= 10.0 ** ((6 if self.relative_error > 1e-9 else 15) - decimals):
+                break
             error = np.abs(rest - np.round(rest, decimals))
-            if np.all(error <= 1e-12 + self.relative_error * np.abs(rest)) and np.abs(rest).max() < 10.0 ** (
-                (6 if self.relative_error > 1e-9 else 15) - decimals
-            ):
+            if np.all(error <= 1e-12 + self.relative_error * np.abs(rest)):
                 return float(10.0**-decimals)
         return 0.0
 
@@ -590,7 +597,7 @@ class NumericFitter:
         # The outer knots stand half a cell inside the range: carry the scale to its protected ends.
         value = np.concatenate([[lowest], knots_value, [highest]])
         place = np.concatenate([[min(z[0], knots_z[0]) - 1e-3], knots_z, [max(z[-1], knots_z[-1]) + 1e-3]])
-        keep = np.concatenate([[True], np.diff(value) > 1e-12 * max(1.0, float(np.abs(value).max()))])
+        keep = np.concatenate([[True], np.diff(value) > np.maximum(1e-12 * np.abs(value[1:]), 1e-290)])
         return value[keep], place[keep]
 
 

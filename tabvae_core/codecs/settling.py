@@ -89,7 +89,7 @@ class Settling:
                 ordinals[rows] = ordinals_of(real, codec.arrow_type)
         if computed.any():
             # The protected ends bound what follows from others, too.
-            least, most = (table.base + end if table.integer else end for end in table.ends)
+            least, most = (table.base + round(end) if table.integer else end for end in table.ends)
             ordinals = np.where(computed, np.clip(ordinals, least, most), ordinals).astype(ordinals.dtype)
             encoded, low, high = table.encode(ordinals, computed)
             tokens, z = np.where(computed, encoded, tokens), np.where(computed, (low + high) / 2, z)

@@ -169,7 +169,7 @@ def test_absent_device_is_refused(table: pa.Table) -> None:
 
 class TestGiven:
     def test_vae_fixes_values_and_the_rest_follows(self) -> None:
-        options = {"random_order": 0.7, "frequencies": 3}
+        options = {"given_rows": 0.7, "frequencies": 3}
         model = create("vae", ModelSpec(epochs=12, learning_rate=3e-3, options=options), PrivacySpec())
         model.fit(people(3000))
         incomes = {}

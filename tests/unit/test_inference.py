@@ -4,6 +4,7 @@ import datetime as dt
 import io
 import json
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,15 @@ def test_any_table_keeps_its_arrow_schema(table: pa.Table) -> None:
     for column, field in zip(schema.columns, table.schema, strict=True):
         assert column.note
         assert not column.nullable or field.nullable
+
+
+def test_ends_of_five_cells_are_in_order() -> None:
+    """Both ends are the mean of the same five cells, added up in another order."""
+    cells = [-45360.4168565537, 96913.5862191179, -8776.2801934667, -14706.1098066959, 8814.0894278018]
+    column = _column(pa.array([None, *(Decimal(f"{cell:.10f}") for cell in cells)], pa.decimal128(38, 10)))
+    assert column.minimum is not None
+    assert column.maximum is not None
+    assert float(column.minimum) <= float(column.maximum)
 
 
 @settings(max_examples=25, deadline=None)
