@@ -134,7 +134,7 @@ def _given_column(column: pa.ChunkedArray, field: pa.Field) -> GivenColumn:
 def _says_the_same(before: pa.Array, after: pa.Array) -> bool:
     """Whether a cast lost nothing: those that Arrow calls safe cut times of day, zones, and decimals of floats."""
     old, new = before.type, after.type
-    if old == new or any(is_string_like(kind) or is_binary_like(kind) for kind in (old, new)):
+    if old == new or pa.types.is_null(old) or any(is_string_like(kind) or is_binary_like(kind) for kind in (old, new)):
         return True
     if pa.types.is_timestamp(old) and pa.types.is_timestamp(new) and (old.tz is None) != (new.tz is None):
         return bool(before.null_count == len(before))

@@ -67,10 +67,8 @@ def test_any_table_keeps_its_arrow_schema(table: pa.Table) -> None:
 def test_ends_of_five_cells_are_in_order() -> None:
     """Both ends are the mean of the same five cells, added up in another order."""
     cells = [-45360.4168565537, 96913.5862191179, -8776.2801934667, -14706.1098066959, 8814.0894278018]
-    column = _column(pa.array([None, *(Decimal(f"{cell:.10f}") for cell in cells)], pa.decimal128(38, 10)))
-    assert column.minimum is not None
-    assert column.maximum is not None
-    assert float(column.minimum) <= float(column.maximum)
+    column = _column(pa.array([*[None] * 5, *(Decimal(f"{cell:.10f}") for cell in cells)], pa.decimal128(38, 10)))
+    assert float(str(column.minimum)) <= float(str(column.maximum))
 
 
 @settings(max_examples=25, deadline=None)
