@@ -1,6 +1,6 @@
 """How long a table is learned, from its size alone, so that a run can be estimated before it starts.
 
-Small tables need steps, not epochs: measured on halves of public tables, see `docs/decisions/0010-vae.md`.
+Small tables need steps, not epochs: measured on halves of public tables, see `docs/decisions/0011-a-running-sum.md`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["SMALL_ROWS", "Budget", "training_budget"]
 
 SMALL_ROWS = 3_000
 """Below, a network knows rows by heart unless it is held back."""
-_FEW_ROWS, _LARGE_ROWS = 8_000, 15_000
+_FEW_ROWS = 8_000
 _USUAL_SLOTS = 20
 _MIN_EPOCHS, _MAX_EPOCHS = 1, 300
 
@@ -44,9 +44,9 @@ def training_budget(rows: int, slots: int, model: ModelSpec) -> Budget:
         model: The spec's own wishes.
 
     """
-    small, few, large = rows < SMALL_ROWS, rows < _FEW_ROWS, rows >= _LARGE_ROWS
+    small, few = rows < SMALL_ROWS, rows < _FEW_ROWS
     batch = model.batch_size or (64 if small else 128 if few else 256)
-    steps = 400.0 if small else 600.0 if few else 1_200.0 if large else 700.0
+    steps = 400.0 if small else 600.0 if few else 700.0
     steps *= min(1.0, max(0.5, math.sqrt(_USUAL_SLOTS / max(slots, 1))))
     epochs = model.epochs or min(max(math.ceil(steps * batch / max(rows, 1)), _MIN_EPOCHS), _MAX_EPOCHS)
     return Budget(epochs, batch, model.learning_rate or (2e-3 if few else 5e-3))

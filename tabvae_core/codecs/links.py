@@ -18,7 +18,7 @@ import pyarrow as pa
 from tabvae_core.codecs.number import NumberCodec
 from tabvae_core.codecs.ordinal import base_type, is_integer_like
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.reals import decimals_of, real_of, real_values
+from tabvae_core.reals import decimals_of, real_values
 from tabvae_core.relations import Relation, RelationKind, apply
 
 __all__ = ["Link", "Links"]
@@ -29,7 +29,7 @@ _COMPUTED = (
     RelationKind.COPY, RelationKind.SUM, RelationKind.DIFFERENCE, RelationKind.PRODUCT, RelationKind.RATIO,
 )  # fmt: skip
 _ALWAYS = 0.9
-_EXACT_UNITS = 2.0**52
+_EXACT_UNITS = 2**52
 _MOST_A_SLOT = 4
 
 
@@ -130,7 +130,7 @@ class Links:
             n_tokens, open_ = slots[slot].n_tokens, np.ones(len(tokens), dtype=np.bool_)
             for place, link in enumerate(links):
                 value, predicted = real[link.relation.target], link.predict([real[c] for c in link.relation.columns])
-                holds = open_ & np.isclose(value, predicted, rtol=_tolerance(data, link), atol=0.0)
+                holds = open_ & (np.abs(value - predicted) <= _tolerance(data, link, predicted))
                 if not link.before_spikes:
                     holds &= tokens[:, slot] < slots[slot].n_levels
                 result[holds, slot] = n_tokens + place
@@ -160,11 +160,13 @@ def _is_exact(codec: NumberCodec, decimals: int | None) -> bool:
     kind, table = base_type(codec.arrow_type), codec.table
     if pa.types.is_floating(kind) or not (is_integer_like(kind) or decimals is None):
         return True
-    ends: Any = np.array([table.base + int(end) for end in table.ends], np.int64 if table.integer else np.float64)
-    unit = 10.0 ** int(kind.scale) if pa.types.is_decimal(kind) else 1.0
-    return bool(np.abs(real_of(ends, np.ones(2, dtype=np.bool_), kind)).max() * unit <= _EXACT_UNITS)
+    first = table.base + (2**63 if pa.types.is_uint64(kind) else 0)
+    return max(abs(first + int(end)) for end in table.ends) <= _EXACT_UNITS
 
 
-def _tolerance(data: pa.Table | pa.RecordBatch, link: Link) -> float:
-    kind = data.schema.field(link.relation.target).type
-    return 1e-6 if pa.types.is_float32(kind) else 1e-9
+def _tolerance(data: pa.Table | pa.RecordBatch, link: Link, predicted: Floats) -> Any:
+    """What a cell may be off from what is predicted: less than a unit where there are units, else float errors."""
+    if link.decimals is not None:
+        return 0.25 * 10.0**-link.decimals
+    kind = base_type(data.schema.field(link.relation.target).type)
+    return (1e-6 if pa.types.is_float32(kind) else 1e-9) * np.abs(predicted)

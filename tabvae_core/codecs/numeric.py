@@ -548,8 +548,9 @@ class NumericFitter:
         for decimals in range(1, DECIMALS + 1):
             if np.abs(rest).max() >= 10.0 ** ((6 if self.relative_error > 1e-9 else 15) - decimals):
                 break
-            error = np.abs(rest - np.round(rest, decimals))
-            if np.all(error <= 1e-12 + self.relative_error * np.abs(rest)):
+            nearest = np.round(rest, decimals)
+            some = (nearest != 0.0) | (rest == 0.0)  # 1e-19 is no zero
+            if np.all(some & (np.abs(rest - nearest) <= 1e-12 + self.relative_error * np.abs(rest))):
                 return float(10.0**-decimals)
         return 0.0
 
@@ -597,7 +598,7 @@ class NumericFitter:
         # The outer knots stand half a cell inside the range: carry the scale to its protected ends.
         value = np.concatenate([[lowest], knots_value, [highest]])
         place = np.concatenate([[min(z[0], knots_z[0]) - 1e-3], knots_z, [max(z[-1], knots_z[-1]) + 1e-3]])
-        keep = np.concatenate([[True], np.diff(value) > np.maximum(1e-12 * np.abs(value[1:]), 1e-290)])
+        keep = np.concatenate([[True], np.diff(value) > np.maximum(1e-12 * np.abs(value[1:]), 1e-305)])
         return value[keep], place[keep]
 
 

@@ -110,9 +110,9 @@ class Here:
         """Publish a version to out/."""
         shutil.copytree(self.bench.published, self.folder, dirs_exist_ok=True)
 
-    def model(self) -> None:
+    def model(self, method: str = "vae_basic") -> None:
         """Put a model into model/."""
-        shutil.copytree(self.bench.model, self.folder / "model")
+        shutil.copytree(self.bench.model(method), self.folder / "model")
 
 
 Prepare = Callable[[Here], None]
@@ -205,13 +205,14 @@ class Bench:
                 stack.enter_context(_interrupted(case.meanwhile))
             return run_here(command)
 
-    @cached_property
-    def model(self) -> Path:
+    def model(self, method: str) -> Path:
         """A model of orders."""
-        here = Here(self.folder / "made-model", self)
+        here = Here(self.folder / f"made-{method}", self)
+        if here.folder.exists():
+            return here.folder / "model"
         here.folder.mkdir()
         here.table()
-        here.text("fast.yaml", "model: {method: vae_basic, epochs: 1}")
+        here.text("fast.yaml", f"model: {{method: {method}, epochs: 1}}")
         with _inside(here.folder):
             code, _, err = run_here(["fit", "orders.parquet", "model", "--spec", "fast.yaml"])
         assert code == 0, err
@@ -456,6 +457,18 @@ def model(here: Here) -> None:
     here.model()
 
 
+def holes(change: Callable[[pa.Table], pa.Table] = lambda table: table, method: str = "vae") -> Prepare:
+    """A model, a table to fill, and a rule."""
+
+    def prepare(here: Here) -> None:
+        here.model(method)
+        partial = orders(20).select(["age", "kind"]).set_column(0, "age", pa.array([30, None] * 10, pa.int16()))
+        here.table(change(partial), "partial.parquet")
+        here.text("rules.yaml", "rules: [age > 33]")
+
+    return prepare
+
+
 def published(here: Here) -> None:
     here.published()
 
@@ -518,6 +531,7 @@ REFRESH = "tabvae refresh refresh.yaml --no-prefect"
 CHECK = "tabvae check refresh.yaml"
 QUICK = "tabvae synthesize orders.parquet out.parquet --spec fast.yaml"
 DRAW = "tabvae sample model out.parquet --rows 50"
+FILL = "tabvae sample model out.parquet --given-table partial.parquet"
 RUN = ("work/runs/RUN/",)
 GOOD_KEYS = {"LAKE_ACCESS_KEY_ID": "key", "LAKE_SECRET_ACCESS_KEY": SECRET}
 
@@ -626,6 +640,25 @@ CASES = (
         ("key", "identifier"),
     ),
     Case("given: a method that cannot", f"{QUICK} --given age=35", 2, only_table, ("vae_basic", "given")),
+    Case("neither rows nor a given table", "tabvae sample model out.parquet", 2, model, ("--rows", "--given-table")),
+    Case(
+        "given table: unknown column",
+        FILL,
+        2,
+        holes(lambda t: t.rename_columns(["agee", "kind"])),
+        ("agee", "columns: key, age"),
+    ),
+    Case("given table: other rows", f"{FILL} --rows 50", 2, holes(), ("20 rows", "50")),
+    Case("given table, and given values", f"{FILL} --given kind=courgettes", 2, holes(), ("given",)),
+    Case("given table: a method that cannot", FILL, 2, holes(method="vae_basic"), ("vae_basic", "given")),
+    Case("given table: cells that break a rule", f"{FILL} --spec rules.yaml", 2, holes(), ("age > 33", "row 1,")),
+    Case(
+        "output that is the given table",
+        "tabvae sample model partial.parquet --given-table partial.parquet",
+        2,
+        holes(),
+        ("partial.parquet",),
+    ),
     Case(
         "missing credential variable",
         REFRESH,
@@ -725,6 +758,16 @@ CASES = (
     Case("cut model header", DRAW, 3, cut_model, ("model/bundle.json", "damaged")),
     Case("damaged model weights", DRAW, 3, damaged_model, ("weights.safetensors", "damaged"), own_process=True),
     Case("model of a later format", DRAW, 3, later_model, ("99",)),
+    Case("missing given table", FILL, 3, model, ("partial.parquet", "does not exist")),
+    Case("given table without rows", FILL, 3, holes(lambda t: t.slice(0, 0)), ("no rows",)),
+    Case("given table without columns", FILL, 3, holes(lambda t: t.select([])), ("partial.parquet", "no columns")),
+    Case(
+        "given table: cells of another type",
+        FILL,
+        3,
+        holes(lambda t: t.set_column(0, "age", t["kind"])),
+        ("age", "string", "int16"),
+    ),
     Case(
         "comparing tables of other columns",
         "tabvae evaluate orders.parquet other.parquet",
@@ -880,6 +923,14 @@ CASES = (
         0,
         quick_of(lambda: free_text()),
         ("remark", "new text"),
+        leaves=("out.parquet",),
+    ),
+    Case(
+        "given table: categories never learned",
+        FILL,
+        0,
+        holes(lambda t: t.set_column(1, "kind", pa.array(["aubergines", "brinjal"] * 10))),
+        ("kind", "10 given cells", "20 rows"),
         leaves=("out.parquet",),
     ),
     Case("target without releases", "tabvae releases nowhere", 0, nothing, ("nowhere", "no releases")),

@@ -74,7 +74,9 @@ def test_a_disk_that_is_really_full(bench: Bench, tmp_path: Path) -> None:
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this user cannot mount a small disk")
     try:
-        code, _, err = run_process(["sample", str(bench.model), str(disk / "out.parquet"), "--rows", "20000"])
+        code, _, err = run_process(
+            ["sample", str(bench.model("vae_basic")), str(disk / "out.parquet"), "--rows", "20000"]
+        )
         assert code == 6, err
         assert f"error: {disk}/out.parquet: no space is left\n" in err
         assert not list(disk.iterdir())

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from s3_servers import Store
+from tabvae_core.storage import copy_file, read_bytes
 from tabvae_flows.cli import _run
 from tabvae_flows.customers import customers
 
@@ -102,6 +105,10 @@ def test_public_names_are_sorted_and_all_load() -> None:
         (("synthesize", "customers.parquet", "out.parquet", "--method", "nope"), 2, "nope"),
         (("synthesize", "customers.parquet", "out.parquet", "--spec", "unknown.yaml"), 2, "modell"),
         (("sample", "gone", "out.parquet", "--rows", "5"), 3, "gone"),
+        (("sample", "gone", "out.parquet"), 2, "number of rows is missing"),
+        (("sample", "gone", "out.parquet", "--given-table", "customers.parquet"), 3, "gone"),
+        (("sample", "gone", "out.parquet", "--given-table", "nowhere.parquet"), 3, "nowhere.parquet"),
+        (("sample", "gone", "out.parquet", "--given-table", "customers.parquet", "--given", "age=3"), 2, "exclude"),
         (("evaluate", "customers.parquet", "gone.parquet"), 3, "gone.parquet"),
         (("rollback", "nowhere", "v1"), 3, "nothing was published to nowhere"),
         (("init", "customers.parquet", "-o", "broken.yaml"), 2, "exists already"),
@@ -212,6 +219,40 @@ def test_given_values_are_in_every_row(here: Path, capsys: pytest.CaptureFixture
     made = pq.read_table("g.parquet")
     assert set(made["segment"].to_pylist()) == {"premium"}
     assert set(made["age"].to_pylist()) == {35}
+
+
+def test_given_table_is_filled(
+    here: Path, capsys: pytest.CaptureFixture[str], s3_moto: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a disk and from a store, in order, with cells that the model never learned."""
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", os.environ[f"{s3_moto.storage.credentials.removeprefix('env:')}_{name}"])
+    bucket, endpoint = s3_moto.bucket_uri("filled"), s3_moto.storage.endpoint_url or ""
+    partial = customers(90, seed=1).select(["segment", "age"])
+    segments = pa.array(["premium", None, "unheard of"] * 30)
+    partial = partial.set_column(0, "segment", segments)
+    pq.write_table(partial, "partial.parquet")
+    copy_file("partial.parquet", f"{bucket}/partial.parquet", target_storage=s3_moto.storage)
+    assert run(capsys, "fit", "customers.parquet", "model", "--spec", "fast.yaml")[0] == 0
+    fill = ("sample", "model", "--seed", "1")
+    code, out, err = run(capsys, *fill, "filled.parquet", "--given-table", "partial.parquet", "--rows", "90", "--json")
+    assert code == 0, err
+    assert json.loads(out)["rows"] == 90
+    assert "note: segment: 30 given cells hold values that were not learned" in err
+    assert "unheard of" not in out + err
+    assert "sample: 90/90 rows" in err
+    filled = pq.read_table("filled.parquet")
+    assert filled.schema.equals(pq.read_schema("customers.parquet"))
+    there = partial["age"].is_valid()
+    assert filled["age"].filter(there).to_pylist() == partial["age"].filter(there).to_pylist()
+    assert filled["age"].null_count == 0
+    assert filled["segment"].null_count == 0
+    assert filled["segment"].to_pylist()[2::3] == ["unheard of"] * 30
+
+    stored = ("--given-table", f"{bucket}/partial.parquet", "--endpoint-url", endpoint)
+    code, _, err = run(capsys, *fill, f"{bucket}/filled.parquet", *stored)
+    assert code == 0, err
+    assert read_bytes(f"{bucket}/filled.parquet", s3_moto.storage) == Path("filled.parquet").read_bytes()
 
 
 def test_output_folder_with_other_files_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,16 +17,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from arrow_tables import ALL_TYPES, column
 from tables_made import people
+from tabvae_core.codecs.ordinal import plain
 from tabvae_core.errors import DataError, ImpossibleRule, SpecError
-from tabvae_core.given import given_blocks, given_cells
+from tabvae_core.given import given_blocks, given_cells, with_given
 from tabvae_core.inference import infer_schema
 from tabvae_core.lake import ParquetSink, ParquetSource
 from tabvae_core.sampling import sample_to, valid_blocks
 from tabvae_core.spec import ColumnOverride, Kind, ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import Synthesizer
 from tabvae_core.synthesizers.registry import create
-from tabvae_core.tables import TableSource, as_source
+from tabvae_core.tables import TableSource, as_source, take_rows
 
 BERLIN = ZoneInfo("Europe/Berlin")
 WORDS = np.array(["late", "box", "open", "call", "good", "refund", "fee", "asks", "crate", "again"])
@@ -67,7 +69,8 @@ def with_holes(table: pa.Table, share: float, rng: np.random.Generator) -> pa.Ta
 @pytest.fixture(scope="module")
 def everything() -> Synthesizer:
     table = every_kind(400, 0)
-    kinds = {"big": Kind.NUMBER, "key": Kind.IDENTIFIER, "note": Kind.TEXT, "one": Kind.CONSTANT}
+    table = table.set_column(10, table.schema.field("one"), pa.array([7] * 400, pa.int8()))
+    kinds = {"big": Kind.NUMBER, "key": Kind.IDENTIFIER, "note": Kind.TEXT}
     overrides = {name: ColumnOverride(kind=kind) for name, kind in kinds.items()}
     overrides["tags"] = ColumnOverride(unlearnable="null")
     schema = infer_schema(as_source(table), overrides=overrides)
@@ -114,6 +117,27 @@ def test_one_column_alone(everything: Synthesizer, name: str) -> None:
     assert result[name].filter(there).to_pylist() == partial[name].filter(there).to_pylist()
     others = [other for other in result.column_names if other not in (name, "one")]
     assert any(result[other].null_count for other in others), "columns that the table lacks are drawn as ever"
+
+
+@pytest.mark.parametrize("kind", ALL_TYPES, ids=str)
+def test_cells_of_every_type_are_kept(kind: pa.DataType) -> None:
+    rng = np.random.default_rng(1)
+    partial, drawn = (pa.table({"c": column(kind, 30, shape, rng)}) for shape in ("nulls", "free"))
+    schema = infer_schema(as_source(drawn), overrides={"c": ColumnOverride(unlearnable="null")})
+    found = plain(with_given(drawn, given_cells(partial, schema, 30))["c"])
+    before = plain(partial["c"])
+    there = before.is_valid()
+    assert found.filter(there).equals(before.filter(there))
+    assert found.filter(pc.invert(there)).equals(plain(drawn["c"]).filter(pc.invert(there)))
+
+
+@pytest.mark.parametrize("kind", ALL_TYPES, ids=str)
+def test_rows_of_every_type_are_chosen(kind: pa.DataType) -> None:
+    """Rows that are drawn again go through it, whether or not Arrow can take cells of their types."""
+    table = pa.table({"c": column(kind, 9, "nulls", np.random.default_rng(2))})
+    chosen = take_rows(table, np.array([8, 0, 0]))
+    assert chosen.schema.equals(table.schema)
+    assert chosen["c"].to_pylist() == [table["c"][k].as_py() for k in (8, 0, 0)]
 
 
 def test_filled_columns_are_drawn_as_given_ones_say() -> None:

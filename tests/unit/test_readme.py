@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -38,11 +40,18 @@ def blocks(page: Path) -> list[Block]:
 EXECUTED = [block for block in blocks(README) if block.kind in {"bash", "python"} and block.why_not is None]
 
 
+def partial() -> pa.Table:
+    """Some columns of other customers, every second age left out."""
+    table = customers(100, seed=1).select(["segment", "age"])
+    return table.set_column(1, "age", pc.if_else(pa.array([True, False] * 50), table["age"], None))
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of somebody who follows the README: a table of their own, and `tabvae` on the path."""
+    """The folder of somebody who follows the README: tables of their own, and `tabvae` on the path."""
     folder = tmp_path_factory.mktemp("reader")
     pq.write_table(customers(400), folder / "customers.parquet")
+    pq.write_table(partial(), folder / "partial.parquet")
     (folder / "bin").mkdir()
     command = folder / "bin" / "tabvae"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tabvae_flows.cli "$@"\n', encoding="utf-8")
@@ -62,10 +71,16 @@ def test_blocks_run_one_after_the_other(block: Block, reader: Path) -> None:
 
 
 def test_the_reader_has_what_was_promised(reader: Path) -> None:
-    """Runs after the blocks: they left a synthetic table, a conditional one, and two releases of which the first."""
+    """Runs after the blocks: they left a synthetic table, a conditional and a filled one, two releases, the first current."""
     real = pq.read_schema(reader / "customers.parquet")
     assert pq.read_schema(reader / "synthetic.parquet").equals(real)
     assert set(pq.read_table(reader / "premium.parquet")["segment"].to_pylist()) == {"premium"}
+    filled = pq.read_table(reader / "filled.parquet")
+    assert filled.schema.equals(real)
+    assert filled["segment"].equals(partial()["segment"])
+    assert filled["age"].null_count == 0
+    there = partial()["age"].is_valid()
+    assert filled["age"].filter(there).to_pylist() == partial()["age"].filter(there).to_pylist()
     versions = sorted(path.name for path in (reader / "releases" / "customers" / "versions").iterdir())
     assert len(versions) == 2
     assert versions[0] in (reader / "releases" / "customers" / "current.json").read_text(encoding="utf-8")
