@@ -245,6 +245,8 @@ class VAESynthesizer(Synthesizer):
     def save(self, folder: Path) -> None:
         """Write the bundle; see `Synthesizer.save`."""
         codec, schema = self._fitted, self.schema
+        drawn = dict(zip(codec.schema.names, codec.states(), strict=True))
+        states = [drawn[name] for name in schema.names]  # bundles of all methods hold codecs in the table's order
         weights: dict[str, npt.NDArray[Any]] = {}
         network: dict[str, Any] = {"order": list(codec.schema.names), "links": self._links.to_json()}
         if self._network is not None and self._prior is not None:
@@ -252,7 +254,7 @@ class VAESynthesizer(Synthesizer):
             weights |= {f"prior.{k}": v.numpy() for k, v in vars(self._prior).items()}
             network["size"] = asdict(self._network.size)
         write_bundle(
-            Bundle(self.method, schema, codec.states(), self.model, self.privacy, network, self._record, weights),
+            Bundle(self.method, schema, states, self.model, self.privacy, network, self._record, weights),
             folder,
         )
 
@@ -265,9 +267,11 @@ class VAESynthesizer(Synthesizer):
         self = cls(bundle.model, bundle.privacy)
         self._schema, self._record = bundle.schema, dict(bundle.record)
         try:
-            self._codec = TableCodec.restore(bundle.schema.reordered(bundle.network["order"]), bundle.codecs)
+            states = dict(zip(bundle.schema.names, bundle.codecs, strict=True))
+            order = bundle.network["order"]
+            self._codec = TableCodec.restore(bundle.schema.reordered(order), [states[name] for name in order])
             self._links = Links.from_json(bundle.network["links"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"the bundle in {folder} lacks {error}", hint="it is of another version: fit the model again"
             ) from None

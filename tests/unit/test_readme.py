@@ -71,7 +71,7 @@ def test_blocks_run_one_after_the_other(block: Block, reader: Path) -> None:
 
 
 def test_the_reader_has_what_was_promised(reader: Path) -> None:
-    """Runs after the blocks: they left a synthetic table, a conditional and a filled one, two releases, the first current."""
+    """Runs after the blocks: they left a synthetic table, a conditional and a filled one, and two releases."""
     real = pq.read_schema(reader / "customers.parquet")
     assert pq.read_schema(reader / "synthetic.parquet").equals(real)
     assert set(pq.read_table(reader / "premium.parquet")["segment"].to_pylist()) == {"premium"}
