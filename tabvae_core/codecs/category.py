@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tabvae_core.codecs.base import Codec, CodecState, Encoded, Fitter, FloatArray, IntArray, Slot
-from tabvae_core.codecs.ordinal import plain, restore_type
+from tabvae_core.codecs.ordinal import base_type, plain, restore_type
 from tabvae_core.errors import DataError
 from tabvae_core.schema import ColumnSchema
 from tabvae_core.spec import PrivacySpec
@@ -246,7 +246,9 @@ class CategoryFitter(Fitter):
         if pa.types.is_large_string(kind):
             return pa.array([f"{self.column.name} {k + 1}" for k in range(n)], type=kind)
         if pa.types.is_large_binary(kind):
-            return pa.array([k.to_bytes(4, "big") for k in range(n)], type=kind)
+            stored = base_type(self.arrow_type)
+            width = int(stored.byte_width) if pa.types.is_fixed_size_binary(stored) else 4
+            return pa.array([k.to_bytes(width, "big") for k in range(n)], type=kind)
         raise DataError(
             f"column {self.column.name!r} has no category that {self._least} rows share",
             hint=f"set columns.{self.column.name}.kind to number or identifier, or privacy.min_category_rows lower",

@@ -29,7 +29,7 @@ _COMPUTED = (
     RelationKind.COPY, RelationKind.SUM, RelationKind.DIFFERENCE, RelationKind.PRODUCT, RelationKind.RATIO,
 )  # fmt: skip
 _ALWAYS = 0.9
-_EXACT_UNITS = 2**52
+_EXACT_UNITS = 2**50  # leaves room for the rounding of operands, of what is computed and of its scale
 _MOST_A_SLOT = 4
 
 
@@ -130,7 +130,8 @@ class Links:
             n_tokens, open_ = slots[slot].n_tokens, np.ones(len(tokens), dtype=np.bool_)
             for place, link in enumerate(links):
                 value, predicted = real[link.relation.target], link.predict([real[c] for c in link.relation.columns])
-                holds = open_ & (np.abs(value - predicted) <= _tolerance(data, link, predicted))
+                with np.errstate(over="ignore"):
+                    holds = open_ & (np.abs(value - predicted) <= _tolerance(data, link, predicted))
                 if not link.before_spikes:
                     holds &= tokens[:, slot] < slots[slot].n_levels
                 result[holds, slot] = n_tokens + place
@@ -166,7 +167,9 @@ def _is_exact(codec: NumberCodec, decimals: int | None) -> bool:
 
 def _tolerance(data: pa.Table | pa.RecordBatch, link: Link, predicted: Floats) -> Any:
     """What a cell may be off from what is predicted: less than a unit where there are units, else float errors."""
+    kind = base_type(data.schema.field(link.relation.target).type)
     if link.decimals is not None:
         return 0.25 * 10.0**-link.decimals
-    kind = base_type(data.schema.field(link.relation.target).type)
+    if pa.types.is_decimal(kind):
+        return 0.5 * 10.0 ** -int(kind.scale)
     return (1e-6 if pa.types.is_float32(kind) else 1e-9) * np.abs(predicted)

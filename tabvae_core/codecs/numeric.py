@@ -326,7 +326,7 @@ def _float_error(values: Values) -> npt.NDArray[np.float64]:
 def _is_multiple(offsets: Values, step: float, base: int) -> npt.NDArray[np.bool_]:
     if step <= 0:
         return np.ones(len(offsets), dtype=np.bool_)
-    if base or step >= 1:
+    if base or 1 <= step <= np.abs(offsets).max(initial=step) < 2.0**53:
         whole = int(step)
         rounded = np.where(np.abs(offsets) < 2.0**62, np.rint(offsets), 0.0)
         divides = (rounded.astype(np.int64) % whole + base % whole) % whole == 0
@@ -543,10 +543,15 @@ class NumericFitter:
 
     def _finest(self, rest: Values) -> float:
         """Granularity of the values: 1 for integers, a power of ten for decimals, 0 for continuous ones."""
+        largest = float(np.abs(rest).max(initial=0.0))
         if self.integer or bool(np.all(rest == np.rint(rest))):
-            return 1.0 if np.abs(rest).max(initial=0) < 2.0**53 else 0.0
+            if largest < 2.0**53 or self.integer:
+                return 1.0 if largest < 2.0**53 else 0.0
+            # Decimals of many digits, of which float64 has the first ones.
+            coarse = 10.0 ** np.ceil(np.log10(np.spacing(largest) / _MOST_ERROR))
+            return float(coarse) if _is_multiple(rest, coarse, 0).all() else 0.0
         for decimals in range(1, DECIMALS + 1):
-            if np.abs(rest).max() >= 10.0 ** ((6 if self.relative_error > 1e-9 else 15) - decimals):
+            if largest >= 10.0 ** ((6 if self.relative_error > 1e-9 else 15) - decimals):
                 break
             nearest = np.round(rest, decimals)
             some = (nearest != 0.0) | (rest == 0.0)  # 1e-19 is no zero

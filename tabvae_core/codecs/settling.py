@@ -15,9 +15,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tabvae_core.codecs.links import Links
+from tabvae_core.codecs.links import Link, Links
 from tabvae_core.codecs.number import NumberCodec
-from tabvae_core.codecs.ordinal import as_field, plain, to_ordinal
+from tabvae_core.codecs.ordinal import as_field, base_type, is_integer_like, plain, to_ordinal
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.reals import ordinals_of, real_of
 
@@ -86,7 +86,7 @@ class Settling:
             rows = tokens == n_own + place
             if rows.any():
                 real = link.predict([self._real[c][rows] for c in link.relation.columns])
-                ordinals[rows] = ordinals_of(real, codec.arrow_type)
+                ordinals[rows] = _ordinals(real, link, codec.arrow_type)
         if computed.any():
             # The protected ends bound what follows from others, too.
             least, most = (table.base + round(end) if table.integer else end for end in table.ends)
@@ -127,3 +127,13 @@ class Settling:
             field = table.schema.field(index)
             table = table.set_column(index, field, as_field(cells, field))
         return table
+
+
+def _ordinals(real: npt.NDArray[np.float64], link: Link, arrow_type: pa.DataType) -> Ordinals:
+    """Ordinals of what a link computed; those of decimals with digits that it has none of end in zeros."""
+    kind = base_type(arrow_type)
+    if link.decimals is None or not pa.types.is_decimal(kind) or int(kind.scale) <= link.decimals:
+        return ordinals_of(real, arrow_type)
+    real = np.where(np.isfinite(real), real, 0.0)
+    scaled = np.rint(real * 10.0**link.decimals) * 10.0 ** (int(kind.scale) - link.decimals)
+    return np.rint(scaled).astype(np.int64) if is_integer_like(kind) else scaled

@@ -334,15 +334,17 @@ def test_float32_spikes_are_nobody_elses_values() -> None:
 
 
 def test_spikes_beside_a_coarser_grid_take_nothing_from_it() -> None:
+    """1,500,234 is no multiple of a thousand, so the place of 1,500,000 is not taken."""
     rng = np.random.default_rng(2)
-    values = rng.integers(1, 300, 6_000) * 1000
-    values[:600], values[600:1_500] = 100_234, rng.integers(1, 300_000, 900)
-    table = fit(values)
-    assert 100_234 - table.base in table.spikes
+    values = rng.integers(1, 3_000, 12_000) * 1000
+    values[:600], values[600:2_500] = 1_500_234, rng.integers(1, 3_000_000, 1_900)
+    table = fit(values, min_rows=20)
+    assert 1_500_234 - table.base in table.spikes
     coarse = table.steps.tolist().index(1000.0)
-    drawn = decoded_range(table, coarse)
-    assert 100_000 in drawn
-    assert (drawn == 100_000).sum() > 0.3 * (drawn == 101_000).sum()
+    places = np.linspace(*table.z_range(), 400_000).astype(np.float32)
+    drawn = table.decode(np.full(len(places), coarse, np.int32), places)[0]
+    beside = [int((drawn == 1_500_000 + 1000 * k).sum()) for k in range(-9, 10)]
+    assert beside[9] > 0.5 * np.median(beside)
 
 
 def test_round_numbers_beyond_2_53() -> None:
@@ -394,7 +396,10 @@ def test_small_numbers_are_no_zeros() -> None:
 def test_moves_off_a_spike_do_not_leave_the_grid() -> None:
     """At the lower end, which is a mean and no decimal itself."""
     rng = np.random.default_rng(7)
-    values = np.concatenate([np.repeat([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 60), rng.integers(8, 500, 400) / 10])
+    spikes = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    values = np.concatenate([np.zeros(4), np.repeat(spikes, 60), rng.integers(8, 500, 1_000) / 10])
     table = fit(values, protect=7, min_rows=20)
+    assert 0.3 < table.lowest < 0.4
+    assert table.spikes.tolist()[:7] == spikes
     drawn = decoded_range(table)
     assert np.allclose(drawn * 10, np.rint(drawn * 10), atol=1e-6)

@@ -370,6 +370,13 @@ def test_links_are_predicted_but_seen_as_the_cells_they_make(network: TabularVAE
     assert torch.equal(network.encode(cells)[0], network.encode(own)[0])
     z = torch.randn(ROWS, 3)
     assert torch.equal(whole_pass(network, z, cells, none), whole_pass(network, z, own, none))
+    # What a link makes of a cell is no value of its own: it is computed, so its density is not learned.
+    is_link = (cells.targets != cells.tokens).float()
+    moved = replace(cells, low=cells.low + is_link, high=cells.high + is_link)
+    hidden, guesses = whole_pass(network, z, cells, none), torch.zeros(ROWS, len(network.valued))
+    scores = [network._reconstruction(hidden, one, guesses, ~none) for one in (cells, moved, own)]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
     linked, _ = network.negative_elbo(cells, none, free_bits=0.0, noise=noise)
     unlinked, _ = network.negative_elbo(own, none, free_bits=0.0, noise=noise)
     assert float(linked) != float(unlinked)
