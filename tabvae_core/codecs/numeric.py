@@ -36,6 +36,8 @@ DECIMALS = 6
 _MOST_ERROR = 0.004
 """Share of a step that a multiple of it may be off, being a float; multiples of a finer step are off by hundredths."""
 _MOVES = (1.0, -1.0, 2.0, -2.0, 3.0, -3.0)
+_MOST_TRIED = 1_000
+"""Values looked at, from each end of a bound, for one that is the level's own."""
 _MAP_PARTS = ("values", "z", "atoms")
 _MOST_ATOMS, _MOST_ANCHORS = 2_000, 48
 
@@ -150,10 +152,6 @@ class NumericTable:
     def to_z(self, offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Map values to N(0, 1), linearly between knots and beyond them along the last piece."""
         return _interpolate(offsets, self.knots_value, self.knots_z)
-
-    def from_z(self, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Invert `to_z`."""
-        return _interpolate(z, self.knots_z, self.knots_value)
 
     def token_values(self) -> npt.NDArray[np.float32]:
         """Place of each spike in N(0, 1), shape (n_tokens,); NaN for levels and null."""
@@ -270,6 +268,30 @@ class NumericTable:
             low, high = self._cells(tokens[is_level], self._of_level(tokens[is_level], z[is_level]))
             settled[is_level] = (low.astype(np.float32) + high.astype(np.float32)) / 2
         return settled
+
+    def z_between(self, level: int, low: float, high: float) -> tuple[float, float] | None:
+        """Interval of N(0, 1) that a level decodes to values between two offsets alone; None where it has none.
+
+        It begins and ends at values of the level itself: what is moved off another kind's value never passes those.
+        """
+        step = float(self.steps[level])
+        low, high = max(low, self.lowest), min(high, self.highest)
+        if step > 0:
+            shift = self.base % int(step) if self.base else 0
+            first, last = np.ceil((low + shift) / step - 1e-9), np.floor((high + shift) / step + 1e-9)
+            inside = np.arange(min(_MOST_TRIED, max(0, int(last - first) + 1)))
+            ends = []
+            for grid in (first + inside, last - inside):
+                values = _round_to(grid * step - shift, np.full(len(grid), step), self.base, self.lowest, self.highest)
+                own = values[~self._is_foreign(values, np.full(len(values), level))]
+                ends.append(own[0] if len(own) else np.nan)
+            low, high = ends
+        if not low <= high:
+            return None
+        below, above = self._cells(np.full(2, level), np.array([low, high]))
+        # A little within the outer cells: their very edges may round either way.
+        margin = 2e-3 * (above - below)
+        return float(below[0] + margin[0]), float(above[1] - margin[1])
 
     def z_range(self) -> tuple[float, float]:
         """Interval of N(0, 1) between the protected ends, half a step of the finest level beyond them."""

@@ -73,26 +73,22 @@ def _allowed(codec: NumberCodec | CategoryCodec, bound: Bounds) -> npt.NDArray[n
 
 
 def _of_number(codec: NumberCodec, bound: Bounds) -> SlotLimit:
-    table, kind = codec.table, base_type(codec.arrow_type)
+    table = codec.table
     tokens = _allowed(codec, bound)
-    low, high = _ordinal_limits(bound, kind)
-    # A value is rounded after it is drawn, so the range ends half a step inside the outermost allowed multiple.
-    ends = []
-    for step in table.steps:
-        shift = table.base if table.integer else 0
-        first = -math.inf if low is None else (math.ceil((low - 1e-9) / step) * step if step > 0 else low) - shift
-        last = math.inf if high is None else (math.floor((high + 1e-9) / step) * step if step > 0 else high) - shift
-        ends.append((max(first, table.lowest), min(last, table.highest), step))
-    for level, (first, last, _) in enumerate(ends):
-        tokens[level] = first <= last and bound.allowed is None
-    usable = [(a, b, s) for (a, b, s), ok in zip(ends, tokens, strict=False) if ok]
-    if not usable:
-        return SlotLimit(tokens, -math.inf, math.inf)
-    # One range serves all levels: the narrowest, so that no level can round to a value outside.
-    z = [table.to_z(np.array([a - s * 0.499, b + s * 0.499])) for a, b, s in usable]
-    low_z = -math.inf if low is None else max(float(pair[0]) for pair in z)
-    high_z = math.inf if high is None else min(float(pair[1]) for pair in z)
-    return SlotLimit(tokens, low_z, max(low_z, high_z))
+    tokens[: table.n_levels] = False
+    low, high = _ordinal_limits(bound, base_type(codec.arrow_type))
+    shift = table.base if table.integer else 0
+    ends = (-math.inf if low is None else low - shift, math.inf if high is None else high - shift)
+    # One range serves all levels: what they have in common, the most frequent one first, so none leaves its bounds.
+    low_z, high_z = -math.inf, math.inf
+    for level in np.argsort(-table.counts[: table.n_levels], kind="stable") if bound.allowed is None else ():
+        between = table.z_between(int(level), *ends)
+        if between is None or max(low_z, between[0]) > min(high_z, between[1]):
+            continue
+        tokens[level] = True
+        low_z = low_z if low is None else max(low_z, between[0])
+        high_z = high_z if high is None else min(high_z, between[1])
+    return SlotLimit(tokens, low_z, high_z)
 
 
 def _ordinal_limits(bound: Bounds, kind: pa.DataType) -> tuple[float | None, float | None]:

@@ -212,7 +212,45 @@ def test_bounds_become_limits_of_slots() -> None:
     limits = slot_limits(codec, bounds_of(("x > 500", "x <= 70000", "c in ('a', 'b')"), schema))
     number = codec.codecs[0]
     assert isinstance(number, NumberCodec)
-    low, high = (number.table.from_z(np.array([z]))[0] + number.table.base for z in (limits[0].low, limits[0].high))
+    finest, ends = np.array([number.table.n_levels - 1]), (limits[0].low, limits[0].high)
+    low, high = (int(number.table.decode(finest, np.array([z]))[0][0]) for z in ends)
     assert round(low) >= 501
     assert round(high) <= 70_000
     assert limits[1].tokens.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", ["lumpy", "rounded", "cents", "round and cents", "continuous", "float32"])
+@pytest.mark.parametrize("shares", [(0.2, 0.7), (0.05, 0.1), (0.0, 0.5)])
+def test_nothing_is_drawn_outside_of_bounds(kind: str, shares: tuple[float, float]) -> None:
+    """A minimum or maximum of the spec has no rule behind it that would draw again."""
+    rng, n = np.random.default_rng(9), 8_000
+    step, amounts = rng.choice([1, 10, 100, 1000], n), rng.gamma(2, 400, n)
+    values = {
+        "lumpy": np.where(rng.random(n) < 0.3, rng.choice(np.arange(50, 2000, 7), n), rng.integers(1, 5000, n)),
+        "rounded": (rng.lognormal(7, 1, n) // step * step).astype(np.int64),
+        "cents": amounts.round(2),
+        "round and cents": np.where(rng.random(n) < 0.5, amounts.round(0), amounts.round(2)),
+        "continuous": rng.normal(0, 1, n),
+        "float32": amounts.round(1).astype(np.float32),
+    }[kind]
+    table = pa.table({"x": values})
+    schema = infer_schema(as_source(table))
+    codec = TableCodec.fit(as_source(table), schema, PrivacySpec())
+    low, high = (round(float(np.quantile(values, share)), 1) for share in shares)
+    limits = slot_limits(codec, bounds_of((f"x >= {low}", f"x <= {high}"), schema))
+    if not limits:  # nothing can be drawn: the rule that says so names itself in sampling
+        assert ((values < low) | (values > high)).mean() > 0.9
+        return
+    number, limit = codec.codecs[0], limits[0]
+    assert isinstance(number, NumberCodec)
+    ends = number.table.z_range()
+    place = rng.uniform(max(limit.low, ends[0]), min(limit.high, ends[1]), 20_000).astype(np.float32)
+    tokens = rng.choice(np.flatnonzero(limit.tokens), len(place)).astype(np.int32)
+    cells = number.decode(tokens[:, None], place[:, None], rows=np.arange(len(place), dtype=np.uint64), seed=0)
+    drawn = cells.to_numpy(zero_copy_only=False).astype(np.float64)
+    slack = 1e-6 * abs(high) if kind == "float32" else 0.0
+    assert drawn.min() >= low - slack
+    assert drawn.max() <= high + slack
+    inside = values[(values >= low) & (values <= high)]
+    assert drawn.min() <= np.quantile(inside, 0.05), "what is allowed is also reached"
+    assert drawn.max() >= np.quantile(inside, 0.95)
