@@ -5,7 +5,7 @@ A `TableSource` is re-iterable, so a step makes as many passes as it needs witho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -96,10 +96,7 @@ def filter_rows(batch: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.Record
     try:
         return batch.filter(kept)
     except pa.ArrowNotImplementedError:
-        from tabvae_core.codecs.ordinal import plain, restore_type
-
-        arrays = [restore_type(plain(array).filter(kept), array.type) for array in batch.columns]
-        return pa.RecordBatch.from_arrays(arrays, schema=batch.schema)
+        return pa.RecordBatch.from_arrays(_plainly(batch, lambda cells: cells.filter(kept)), schema=batch.schema)
 
 
 def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
@@ -108,10 +105,14 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
     try:
         return table.take(chosen)
     except pa.ArrowNotImplementedError:
-        from tabvae_core.codecs.ordinal import plain, restore_type
+        return pa.Table.from_arrays(_plainly(table, lambda cells: cells.take(chosen)), schema=table.schema)
 
-        arrays = [restore_type(plain(column).take(chosen), column.type) for column in table.columns]
-        return pa.Table.from_arrays(arrays, schema=table.schema)
+
+def _plainly(data: pa.Table | pa.RecordBatch, choose: Callable[[pa.Array], pa.Array]) -> list[pa.Array]:
+    """Choose cells of every column in its plain layout."""
+    from tabvae_core.codecs.ordinal import plain, restore_type
+
+    return [restore_type(choose(plain(column)), column.type) for column in data.columns]
 
 
 class RowSplit:

@@ -127,6 +127,7 @@ class _Run:
             lr=plan.learning_rate, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
         self.record = TrainingRecord()
+        self.live = dict(model.named_parameters())
         self.averaged = _copy(model)
         self.best = _copy(model)
         self.batch = min(plan.batch_size, n_rows)
@@ -197,9 +198,9 @@ class _Run:
     def _average(self) -> None:
         # The warm-up keeps the random start out of the average, which would cost points of fidelity on short runs.
         decay = min(self.plan.average, self.record.steps / (self.record.steps + 10.0))
-        live = dict(self.model.named_parameters())
         with torch.no_grad():
-            torch._foreach_lerp_([self.averaged[name] for name in live], list(live.values()), 1.0 - decay)
+            averaged = [self.averaged[name] for name in self.live]
+            torch._foreach_lerp_(averaged, list(self.live.values()), 1.0 - decay)
 
     def _out_of_time(self, in_epoch: float) -> bool:
         return self.plan.max_seconds is not None and self.record.seconds + in_epoch > self.plan.max_seconds

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tabvae_core.codecs.number import NumberCodec
+from tabvae_core.codecs.ordering import NEARLY_ALWAYS
 from tabvae_core.codecs.ordinal import base_type, is_integer_like
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.reals import decimals_of, real_values
@@ -28,7 +29,6 @@ Floats = npt.NDArray[np.float64]
 _COMPUTED = (
     RelationKind.COPY, RelationKind.SUM, RelationKind.DIFFERENCE, RelationKind.PRODUCT, RelationKind.RATIO,
 )  # fmt: skip
-_ALWAYS = 0.9
 _EXACT_UNITS = 2**50  # leaves room for the rounding of operands, of what is computed and of its scale
 _MOST_A_SLOT = 4
 
@@ -51,7 +51,7 @@ class Link:
     @property
     def before_spikes(self) -> bool:
         """Whether the link stands also for values that have tokens of their own: one that nearly always holds."""
-        return self.relation.share >= _ALWAYS
+        return self.relation.share >= NEARLY_ALWAYS
 
     def predict(self, operands: Sequence[Floats]) -> Floats:
         """Values that follow, shape (n,); NaN where an operand is missing."""
@@ -87,7 +87,7 @@ class Links:
             names = (relation.target, *relation.columns)
             if relation.kind not in _COMPUTED or any(name not in codec.schema.names for name in names):
                 continue
-            codecs = [codec.codecs[codec.schema.names.index(name)] for name in names]
+            codecs = [codec.codec_of(name) for name in names]
             if not all(isinstance(one, NumberCodec) and one.slots for one in codecs):
                 continue
             slot = codec.slots_of(relation.target)[0]

@@ -15,9 +15,10 @@ import pyarrow as pa
 from tabvae_core.reals import real_values
 from tabvae_core.relations import Relation, RelationKind
 
-__all__ = ["arrange"]
+__all__ = ["NEARLY_ALWAYS", "arrange"]
 
-_ALWAYS = 0.9
+NEARLY_ALWAYS = 0.9
+"""Share of the rows in which a relation holds that stands for all of them."""
 _AS_DETAILED = 0.5
 
 
@@ -37,20 +38,17 @@ def arrange(
 
     """
     known = set(names)
-    turned = []
-    for relation in relations:
+
+    def is_free(relation: Relation) -> bool:
+        """Whether any of its columns may be the computed one."""
         sums = relation.kind in (RelationKind.SUM, RelationKind.DIFFERENCE)
-        if sums and relation.share >= _ALWAYS and {relation.target, *relation.columns} <= known:
-            relation = _turned(relation, rows)
-        turned.append(relation)
+        return sums and relation.share >= NEARLY_ALWAYS and {relation.target, *relation.columns} <= known
+
+    turned = [_turned(relation, rows) if is_free(relation) else relation for relation in relations]
     order = list(names)
     for _ in range(len(turned) + 1):
         moved = False
-        for relation in turned:
-            if relation.share < _ALWAYS or relation.kind not in (RelationKind.SUM, RelationKind.DIFFERENCE):
-                continue
-            if not {relation.target, *relation.columns} <= known:
-                continue
+        for relation in filter(is_free, turned):
             last = max(order.index(name) for name in relation.columns)
             if order.index(relation.target) < last:
                 order.remove(relation.target)

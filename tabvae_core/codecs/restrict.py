@@ -48,7 +48,7 @@ def slot_limits(codec: TableCodec, bounds: Mapping[str, Bounds]) -> dict[int, Sl
     for name, bound in bounds.items():
         if name not in codec.schema.names:
             continue
-        column = codec.codecs[codec.schema.names.index(name)]
+        column = codec.codec_of(name)
         slots = codec.slots_of(name)
         if len(slots) != 1:
             continue

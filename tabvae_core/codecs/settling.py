@@ -45,11 +45,12 @@ class Settling:
         self._column = {codec.slots_of(name)[0]: name for name in links.columns}
         self._filled: dict[int, tuple[int, int]] = {}  # first slot: its null token, n
         for name, cells in self._given.items():
-            null = codec.codecs[codec.schema.names.index(name)].null_token
+            null = codec.codec_of(name).null_token
             if null is not None:
                 self._filled[codec.slots_of(name)[0]] = null, len(cells)
         self._real: dict[str, npt.NDArray[np.float64]] = {}
         self._computed: dict[str, tuple[Ordinals, Mask]] = {}
+        self._exact: dict[str, tuple[Ordinals, Mask]] = {}
 
     def allowed(self, slot: int) -> Mask | None:
         """Nulls that are to be filled are not drawn, nor links that cannot be computed, because a cell is null."""
@@ -97,7 +98,7 @@ class Settling:
         return tokens, z
 
     def _remember(self, name: str, tokens: Any, z: Any) -> None:
-        """Real values of a column that links read, exactly as they will be decoded."""
+        """Ordinals and real values of a column that takes part in links, exactly as they will be decoded."""
         codec = self._number(name)
         ordinals, valid = codec.table.decode(tokens, z)
         if name in self._computed:
@@ -106,10 +107,11 @@ class Settling:
         if name in self._given:
             exact, there = to_ordinal(plain(self._given[name]))
             ordinals, valid = np.where(there, exact, ordinals), valid | there
+        self._exact[name] = ordinals, valid
         self._real[name] = real_of(ordinals, valid, codec.arrow_type)
 
     def _number(self, name: str) -> NumberCodec:
-        codec = self._codec.codecs[self._codec.schema.names.index(name)]
+        codec = self._codec.codec_of(name)
         assert isinstance(codec, NumberCodec)
         return codec
 
@@ -117,15 +119,12 @@ class Settling:
         """Decode settled tokens and values (n, slots) to cells, computed ones exactly as computed."""
         own, z = tokens.numpy().astype(np.int32), values.numpy()
         table = self._codec.decode(own, z, rows=rows, seed=seed)
-        for name, (computed, rows_of) in self._computed.items():
-            if not rows_of.any():
-                continue
-            codec, slot = self._number(name), self._codec.slots_of(name)[0]
-            ordinals, valid = codec.table.decode(own[:, slot], z[:, slot])
-            index = table.schema.get_field_index(name)
-            cells = codec.cells(np.where(rows_of, computed, ordinals), valid | rows_of)
-            field = table.schema.field(index)
-            table = table.set_column(index, field, as_field(cells, field))
+        for name, (_, rows_of) in self._computed.items():
+            if rows_of.any():
+                index = table.schema.get_field_index(name)
+                field = table.schema.field(index)
+                cells = self._number(name).cells(*self._exact[name])
+                table = table.set_column(index, field, as_field(cells, field))
         return table
 
 

@@ -106,6 +106,10 @@ class TableCodec:
             result += [-1 if slot.parent is None else first + slot.parent for slot in codec.slots]
         return tuple(result)
 
+    def codec_of(self, column: str) -> Codec:
+        """A column's codec."""
+        return self.codecs[self.schema.names.index(column)]
+
     def slots_of(self, column: str) -> range:
         """Global indices of a column's slots."""
         index = self.schema.names.index(column)
@@ -118,13 +122,19 @@ class TableCodec:
         return _joined(parts, data.num_rows)
 
     def encode_source(self, source: TableSource, *, progress: Progress = silent) -> Encoded:
-        """Encode all rows of a source, batch by batch."""
-        rows, parts = 0, []
+        """Encode all rows of a source."""
+        parts = [encoded for _, encoded in self.encode_batches(source, progress=progress)]
+        return Encoded(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("tokens", "low", "high")))
+
+    def encode_batches(
+        self, source: TableSource, *, progress: Progress = silent
+    ) -> Iterator[tuple[pa.RecordBatch, Encoded]]:
+        """Yield the batches of a source, each with its rows encoded."""
+        rows = 0
         for batch in source.batches(self.schema.names):
-            parts.append(self.encode(batch))
+            yield batch, self.encode(batch)
             rows += batch.num_rows
             progress(ProgressEvent("read", rows, source.num_rows, "rows", "encoding"))
-        return Encoded(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("tokens", "low", "high")))
 
     def decode(
         self,
@@ -197,7 +207,7 @@ class TableCodec:
 
         """
         for name, part in given.items():
-            codec = self.codecs[self.schema.names.index(name)]
+            codec = self.codec_of(name)
             if not part.mask.any() or not codec.slots:
                 continue
             known = part.mask & codec.known(part.cells)
@@ -213,8 +223,7 @@ class TableCodec:
 
     def unlearned(self, given: Mapping[str, GivenColumn]) -> dict[str, int]:
         """Count the given cells of values that were never learned, by column; columns without any are left out."""
-        codecs = dict(zip(self.schema.names, self.codecs, strict=True))
-        counts = {name: int((part.mask & ~codecs[name].known(part.cells)).sum()) for name, part in given.items()}
+        counts = {name: int((part.mask & ~self.codec_of(name).known(part.cells)).sum()) for name, part in given.items()}
         return {name: count for name, count in counts.items() if count}
 
 

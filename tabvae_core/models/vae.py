@@ -52,14 +52,12 @@ class Layout:
         n_tokens: Vocabulary of each slot, length S.
         n_levels: Tokens of each slot that carry a value, length S.
         parents: Global index of the slot that chooses a slot's prior row, or -1, length S.
-        columns: Index of each slot's column, ascending, length S.
 
     """
 
     n_tokens: tuple[int, ...]
     n_levels: tuple[int, ...]
     parents: tuple[int, ...]
-    columns: tuple[int, ...]
 
     @property
     def n_slots(self) -> int:

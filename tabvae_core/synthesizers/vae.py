@@ -34,7 +34,7 @@ from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.synthesizers.options import choose_device, read_options
 from tabvae_core.synthesizers.vae_rows import TrainingRows, encode_rows
-from tabvae_core.tables import TableSource, collect
+from tabvae_core.tables import TableSource, as_source, collect
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
 __all__ = ["VAESynthesizer"]
@@ -100,8 +100,8 @@ class VAESynthesizer(Synthesizer):
         """Learn a table; see `Synthesizer.fit`."""
         started = time.monotonic()
         source, schema, chosen = self._learnable(table, schema, progress)
-        relations = find_relations(chosen, schema, progress=progress)
         some = collect(chosen, max_rows=MAX_ROWS)
+        relations = find_relations(as_source(some), schema, progress=progress)
         turned, order = arrange(relations, some, schema.names)
         codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
         self._schema, self._codec, self._links = schema, codec, Links.fit(turned, codec, some)
@@ -302,7 +302,6 @@ def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDAr
         tuple(slot.n_tokens + more for slot, more in zip(slots, extra, strict=True)),
         tuple(slot.n_levels for slot in slots),
         codec.parents,
-        codec.columns,
     )
     priors, places = codec.log_priors(), codec.token_values()
     for index, more in enumerate(extra):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.models.vae import Cells, TabularVAE
-from tabvae_core.progress import Progress, ProgressEvent
+from tabvae_core.progress import Progress
 from tabvae_core.tables import TableSource
 
 __all__ = ["EncodedRows", "TrainingRows", "encode_rows"]
@@ -22,6 +23,7 @@ _VALIDATION_ROWS = 5_000
 _PREPARED_ROWS = 10_000
 
 
+@dataclass(frozen=True)
 class EncodedRows:
     """Cells of n rows as arrays of shape (n, slots).
 
@@ -33,29 +35,21 @@ class EncodedRows:
 
     """
 
-    def __init__(
-        self,
-        tokens: npt.NDArray[np.int32],
-        targets: npt.NDArray[np.int32],
-        low: npt.NDArray[np.float32],
-        high: npt.NDArray[np.float32],
-    ) -> None:
-        self.tokens, self.targets, self.low, self.high = tokens, targets, low, high
+    tokens: npt.NDArray[np.int32]
+    targets: npt.NDArray[np.int32]
+    low: npt.NDArray[np.float32]
+    high: npt.NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
 def encode_rows(source: TableSource, codec: TableCodec, links: Links, progress: Progress) -> EncodedRows:
-    """Encode all rows of a source, batch by batch."""
+    """Encode all rows of a source."""
     parts: list[tuple[npt.NDArray[Any], ...]] = []
-    rows = 0
-    for batch in source.batches(codec.schema.names):
-        encoded = codec.encode(batch)
+    for batch, encoded in codec.encode_batches(source, progress=progress):
         targets = links.targets(codec, batch, encoded.tokens)
         parts.append((encoded.tokens, targets, encoded.low, encoded.high))
-        rows += batch.num_rows
-        progress(ProgressEvent("read", rows, source.num_rows, "rows", "encoding"))
     return EncodedRows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

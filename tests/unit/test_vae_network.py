@@ -16,7 +16,6 @@ LAYOUT = Layout(
     n_tokens=(3, 2, 4, 3, 40, 10, 40, 20),
     n_levels=(0, 2, 1, 1, 0, 0, 0, 0),
     parents=(-1, -1, -1, -1, -1, 4, -1, 6),
-    columns=(0, 1, 2, 3, 4, 4, 5, 5),
 )
 SIZE = NetworkSize(width=16, hidden=32, depth=2, latent=3, mixtures=3, dropout=0.0)
 SLOTS, ROWS = LAYOUT.n_slots, 64
