@@ -162,7 +162,7 @@ def test_wide_tables_do_without() -> None:
 
 def test_the_network_finds_it_before_the_first_step() -> None:
     rows = Example()
-    layout = Layout(n_tokens=rows.n_tokens, n_levels=(0, 1, 1, 1, 1), parents=(-1,) * 5, columns=tuple(range(5)))
+    layout = Layout(n_tokens=rows.n_tokens, n_levels=(0, 1, 1, 1, 1), parents=(-1,) * 5)
     size = NetworkSize(width=8, hidden=8, latent=2, mixtures=2, frequencies=OCTAVES)
     ranges = torch.tensor([[-6.0, 6.0]] * 5).numpy()
     torch.manual_seed(0)
