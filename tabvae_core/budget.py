@@ -1,6 +1,7 @@
-"""How long a table is learned, from its size alone, so that a run can be estimated before it starts.
+"""How long a table is learned, from its shape alone, so that a run can be estimated before it starts.
 
-Small tables need steps, not epochs: measured on halves of public tables, see `docs/decisions/0011-a-running-sum.md`.
+Small tables need steps, not epochs. Tables of numbers need more steps; tables of categories, whose counts are learned
+by heart sooner, need more networks instead: measured on halves of public tables, see decision 0012.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ __all__ = ["SMALL_ROWS", "Budget", "training_budget"]
 SMALL_ROWS = 3_000
 """Below, a network knows rows by heart unless it is held back."""
 _FEW_ROWS = 8_000
-_USUAL_SLOTS = 20
+_USUAL_SLOTS, _WIDE_SLOTS = 20, 80
+_MANY_ROWS = 200_000
+"""Beyond, chance is no longer what a network gets wrong."""
 _MIN_EPOCHS, _MAX_EPOCHS = 1, 300
 
 
@@ -27,26 +30,30 @@ class Budget:
         epochs: Passes over the rows.
         batch_size: Rows a step.
         learning_rate: Peak of the learning rate.
+        members: Networks of the ensemble, which are trained for so long each.
 
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
+    members: int
 
 
-def training_budget(rows: int, slots: int, model: ModelSpec) -> Budget:
-    """Choose epochs, batch size and learning rate of `vae`; what the spec says stands.
+def training_budget(rows: int, slots: int, valued: int, model: ModelSpec) -> Budget:
+    """Choose epochs, batch size, learning rate and members of `vae`; what the spec says stands.
 
     Args:
         rows: Rows learned.
         slots: Positions of the model, about the number of columns. Wide tables cost more a step and get fewer.
+        valued: Those that carry continuous values.
         model: The spec's own wishes.
 
     """
-    small, few = rows < SMALL_ROWS, rows < _FEW_ROWS
+    small, few, numbers = rows < SMALL_ROWS, rows < _FEW_ROWS, 2 * valued >= slots
     batch = model.batch_size or (64 if small else 128 if few else 256)
-    steps = 400.0 if small else 600.0 if few else 700.0
+    steps = 400.0 if small else 600.0 if few else 1_200.0 if numbers else 700.0
     steps *= min(1.0, max(0.5, math.sqrt(_USUAL_SLOTS / max(slots, 1))))
     epochs = model.epochs or min(max(math.ceil(steps * batch / max(rows, 1)), _MIN_EPOCHS), _MAX_EPOCHS)
-    return Budget(epochs, batch, model.learning_rate or (2e-3 if few else 5e-3))
+    members = 1 if slots > _WIDE_SLOTS or rows > _MANY_ROWS else 2 if numbers or slots > _USUAL_SLOTS else 4
+    return Budget(epochs, batch, model.learning_rate or (2e-3 if few else 5e-3), members)

@@ -200,7 +200,9 @@ def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
     drawn = spec.sample.rows or rows
     epochs = spec.model.epochs or _BASIC_EPOCHS
     if spec.model.method != "vae_basic":
-        epochs = training_budget(round(learned), columns, spec.model).epochs
+        numbers = sum(pa.types.is_floating(field.type) or pa.types.is_decimal(field.type) for field in schema)
+        budget = training_budget(round(learned), columns, numbers, spec.model)
+        epochs = budget.epochs * budget.members
     training = learned * columns * epochs / _TRAIN_CELLS.get(spec.model.method, _TRAIN_CELLS["vae"])
     if spec.model.max_seconds is not None:
         training = min(training, spec.model.max_seconds)

@@ -88,7 +88,8 @@ def train(
 
     Args:
         model: Trained; its device decides where.
-        loss: Loss of the rows with the given indices (int64, CPU, shape (b,)), to be differentiated.
+        loss: Loss of the rows with the given indices (int64, CPU, shape (b,)), to be differentiated; all that is
+            random in it comes from the generator, so that trainings side by side do not disturb each other.
         validation_loss: Loss of a model on the validation rows.
         n_rows: Training rows, of which indices are drawn.
         plan: How to train.
@@ -138,7 +139,6 @@ class _Run:
     ) -> None:
         # A generator of its own for each epoch: a resumed training draws what an unbroken one would have drawn.
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + self.record.epochs)
-        torch.manual_seed(self.plan.seed * 1_000_003 + self.record.epochs)  # dropout has no generator of its own
         order = torch.randperm(self.n_rows, generator=generator)
         total, done, last_word = 0.0, 0, started
         for step in range(self.steps_an_epoch):

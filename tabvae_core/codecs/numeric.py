@@ -40,6 +40,11 @@ _MOST_TRIED = 1_000
 """Values looked at, from each end of a bound, for one that is the level's own."""
 _MAP_PARTS = ("values", "z", "atoms")
 _MOST_ATOMS, _MOST_ANCHORS = 2_000, 48
+_PIECE_WIDTH = 2.0
+"""Width of a map's pieces in N(0, 1), times the cube root of the rows (Freedman & Diaconis, 1981)."""
+_NEIGHBOURS, _OWN_TIMES, _STRONG, _LEAST_KEPT, _FEW_VALUES = 200, 10, 4.0, 0.1, 50
+"""Rows of a value's neighbourhood, at least and times its own; deviations that chance does not make; least share that
+is kept; values of which counts are plenty."""
 
 Values = npt.NDArray[Any]
 
@@ -479,17 +484,19 @@ class NumericFitter:
         if high <= low:
             high = low + 1e-9 * max(1.0, abs(low))
         unique, counts = np.unique(cells, return_counts=True)
-        shared = counts >= max(self.min_rows, 1)
+        shared, mass = counts >= max(self.min_rows, 1), counts.astype(np.float64)
+        if half:
+            coarser = min((float(other) for other in table.steps if other > step), default=np.inf)
+            mass = _believable(unique, counts, step, 1 - step / coarser)
+            shared &= mass > 0
         if shared.sum() > _MOST_ATOMS:
             shared &= counts > np.sort(counts)[-_MOST_ATOMS]
-        atoms, mass = unique[shared], counts[shared].astype(np.float64)
+        atoms, mass = unique[shared], mass[shared]
         smooth = cells[~np.isin(cells, atoms)]
         knots = np.array([low, high])
         share = np.array([0.0, 1.0])
         if len(smooth) >= 2 * self.protect:
-            pieces = np.array_split(smooth, max(1, min(KNOTS, len(smooth) // max(self.protect, 1))))
-            middles = np.array([piece.mean() for piece in pieces])
-            sizes = np.array([len(piece) for piece in pieces])
+            middles, sizes = self._pieces(smooth)
             knots = np.concatenate([[low], middles, [high]])
             share = np.concatenate([[0.0], (np.cumsum(sizes) - sizes / 2) / len(smooth), [1.0]])
         near = table.spikes[(table.spikes >= low) & (table.spikes <= high)]
@@ -526,9 +533,11 @@ class NumericFitter:
         # Anchors tie the map to the common one: a place means about the same value at every level.
         n = int(np.clip(len(cells) / (4 * max(self.protect, 1)), 2, _MOST_ANCHORS))
         anchors = np.arange(1, n) / n
-        piece = np.minimum(np.searchsorted(filled, anchors, side="right") - 1, len(middle) - 1)
-        # An anchor within a frequent value would narrow that value's piece to its width in the common map.
-        anchors = anchors[~is_atom[piece] | (np.diff(filled)[piece] <= 0.5 / n)]
+        # An anchor in a frequent value, or close to it, would narrow that value's piece to its width in the common map.
+        portion = np.diff(filled)
+        wide = is_atom & (portion > 0.5 / n)
+        first_place, last_place = filled[:-1][wide] - portion[wide] / 2, filled[1:][wide] + portion[wide] / 2
+        anchors = anchors[~((anchors[:, None] > first_place) & (anchors[:, None] < last_place)).any(axis=1)]
         finest = float(table.steps[-1]) / 2
         common = table.to_z(
             np.clip(
@@ -539,6 +548,15 @@ class NumericFitter:
         )
         z = np.interp(filled, np.concatenate([[0.0], anchors, [1.0]]), np.maximum.accumulate(common))
         return LevelMap(edges, z + 1e-7 * np.arange(len(z)), atoms if not half else np.zeros(0))
+
+    def _pieces(self, cells: Values) -> tuple[Values, Values]:
+        """Means and sizes of runs of sorted cells, as wide in N(0, 1) as so many rows can tell apart."""
+        values, counts = np.unique(cells, return_counts=True)
+        z = ndtri((np.cumsum(counts) - counts / 2) / len(cells))
+        of_value = np.floor((z - z[0]) / (_PIECE_WIDTH / np.cbrt(len(cells)))).astype(np.int64)
+        of_value = _merge_small(np.unique(of_value, return_inverse=True)[1], counts, max(self.protect, 1))
+        sizes = np.bincount(of_value, weights=counts)
+        return np.bincount(of_value, weights=values * (counts / sizes[of_value])), sizes
 
     def _offsets(self, values: Values, base: int) -> npt.NDArray[np.float64]:
         return (values - base).astype(np.float64) if self.integer else values.astype(np.float64)
@@ -627,6 +645,50 @@ class NumericFitter:
         place = np.concatenate([[min(z[0], knots_z[0]) - 1e-3], knots_z, [max(z[-1], knots_z[-1]) + 1e-3]])
         keep = np.concatenate([[True], np.diff(value) > np.maximum(1e-12 * np.abs(value[1:]), 1e-305)])
         return value[keep], place[keep]
+
+
+def _believable(values: Values, counts: Values, step: float, own: float) -> npt.NDArray[np.float64]:
+    """How much of the counts of single values a new sample would show again, as expected counts.
+
+    That 4.37 was seen 60 times and 4.38 50 times is mostly chance, which a model must not repeat; that 99 was seen 600
+    times is not. Counts far beyond their neighbourhood's are taken as they are, the others shrunk towards it by as much
+    as chance explains their spread (empirical Bayes: Robbins, 1956; James & Stein, 1961).
+
+    Args:
+        values: Values on a grid, ascending, shape (n,).
+        counts: Rows of each.
+        step: The grid.
+        own: Share of the grid's values that belong to this level.
+
+    Returns:
+        Expected counts, shape (n,); 0 where a value is not told from its neighbourhood.
+
+    """
+    weights: npt.NDArray[np.float64] = counts.astype(np.float64)
+    strong = np.zeros(len(values), dtype=np.bool_)
+    if len(values) < _FEW_VALUES:
+        return weights
+    expected = weights
+    for _ in range(2):
+        weak = np.where(strong, 0.0, weights)
+        total = np.cumsum(weak)
+        reach = np.maximum(_NEIGHBOURS, _OWN_TIMES * weights) / 2
+        first = np.searchsorted(total, total - weak / 2 - reach)
+        last = np.minimum(np.searchsorted(total, total - weak / 2 + reach), len(values) - 1)
+        rows = total[last] - total[first] + weak[first] - weak
+        before = np.cumsum(strong.astype(np.int64))
+        gone = before[last] - before[first] + strong[first].astype(np.int64) - strong.astype(np.int64)
+        places = np.maximum(1.0, ((values[last] - values[first]) / step) * own - gone)
+        expected = rows / places
+        strong = weights - expected > _STRONG * np.sqrt(np.maximum(expected, 1.0))
+    rest = ~strong & (expected > 0)
+    spread = np.mean((weights[rest] - expected[rest]) ** 2 / expected[rest]) if rest.sum() > 1 else 1.0
+    kept = max(0.0, 1.0 - 1.0 / max(spread, 1e-9))
+    if kept < _LEAST_KEPT:
+        return np.where(strong, weights, 0.0)
+    shrunk = expected + kept * (weights - expected)
+    shrunk *= weights[~strong].sum() / max(shrunk[~strong].sum(), 1e-9)
+    return np.asarray(np.where(strong, weights, shrunk))
 
 
 def _merge_small(cells: Values, counts: Values, least: int) -> npt.NDArray[np.int64]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +31,7 @@ from torch.nn import functional
 
 from tabvae_core.models.additive import AdditiveModel
 
-__all__ = ["Cells", "Draws", "Given", "Layout", "NetworkSize", "Restriction", "Settler", "TabularVAE"]
+__all__ = ["LOG_SCALES", "NEVER", "Cells", "Layout", "NetworkSize", "TabularVAE"]
 
 NEVER = -1e9
 ONE_TABLE = 600
@@ -41,7 +40,7 @@ _RARE_LOGIT = -12.0
 _TABLE_RANK = 16
 _LEAST_CELL = 1e-3
 _ENOUGH_VALUES = 200
-_LOG_SCALES = (-6.0, 6.0)
+LOG_SCALES = (-6.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -112,81 +111,6 @@ class Cells:
     def values(self) -> Tensor:
         """Middle of each cell."""
         return (self.low + self.high) / 2
-
-
-@dataclass(frozen=True)
-class Given:
-    """Cells that are known before the others are drawn; each tensor of shape (B, S).
-
-    Args:
-        mask: True where a cell is given.
-        tokens: Tokens, int64; read where given.
-        values: Values, float32; read where given.
-
-    """
-
-    mask: Tensor
-    tokens: Tensor
-    values: Tensor
-
-
-@dataclass(frozen=True)
-class Restriction:
-    """What a slot may draw.
-
-    Args:
-        tokens: True where a token may be drawn, shape (n_tokens,) or fewer, the rest forbidden; None: all.
-        low: Smallest value, in Gaussian-quantile space.
-        high: Largest value.
-
-    """
-
-    tokens: npt.NDArray[np.bool_] | None = None
-    low: float = -math.inf
-    high: float = math.inf
-
-
-@dataclass(frozen=True)
-class Draws:
-    """All randomness of a block of B rows, drawn ahead, so that nothing depends on threads or devices.
-
-    Args:
-        latent: Standard normal, shape (B, latent).
-        tokens: Uniform, shape (B, S).
-        components: Uniform, shape (B, S).
-        values: Uniform, shape (B, S).
-
-    """
-
-    latent: Tensor
-    tokens: Tensor
-    components: Tensor
-    values: Tensor
-
-    @classmethod
-    def make(cls, rows: int, slots: int, latent: int, generator: torch.Generator) -> Draws:
-        """Draw from a CPU generator."""
-
-        def uniform() -> Tensor:
-            return torch.rand(rows, slots, generator=generator)
-
-        return cls(torch.randn(rows, latent, generator=generator), uniform(), uniform(), uniform())
-
-    def first(self, rows: int) -> Draws:
-        """The randomness of the first rows."""
-        return Draws(*(t[:rows] for t in (self.latent, self.tokens, self.components, self.values)))
-
-
-class Settler(Protocol):
-    """Turns what was drawn for a slot into what the training rows could hold; see `codecs.settling`."""
-
-    def allowed(self, slot: int) -> npt.NDArray[np.bool_] | None:
-        """Which tokens each row may draw, shape (B, n_tokens); None: no more is known than the network knows."""
-        ...
-
-    def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Settle the tokens (B,) and values (B,) of a slot, after all slots before it."""
-        ...
 
 
 class _SlotLinear(nn.Module):
@@ -405,7 +329,13 @@ class TabularVAE(nn.Module):
         self.additive.fit(flat, features, x, known, self.valued, self.numeric, self.offsets)
 
     def negative_elbo(
-        self, cells: Cells, given: Tensor, *, free_bits: float, noise: Tensor | None = None
+        self,
+        cells: Cells,
+        given: Tensor,
+        *,
+        free_bits: float,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Negative evidence lower bound; of a row with given cells, the loss of the others alone, without z.
 
@@ -414,6 +344,7 @@ class TabularVAE(nn.Module):
             given: True where a cell is known from the start, shape (B, S).
             free_bits: Nats of each latent dimension that cost nothing.
             noise: Standard normal, shape (B, latent); drawn when left out.
+            generator: CPU generator of all that training drops; None: torch's own.
 
         Returns:
             Loss to minimise (mean over rows, nats) and the rate KL(q || p) (mean over rows without given cells, nats).
@@ -429,12 +360,12 @@ class TabularVAE(nn.Module):
         kl = (kl * free).sum(dim=0) / free.sum().clamp(min=1)
         held = kl.clamp(min=free_bits).sum() * free.float().mean()
         if self.training and self.size.cell_dropout > 0:
-            shown = torch.rand(embedded.shape[:2], device=embedded.device) >= self.size.cell_dropout
-            embedded = embedded * shown.unsqueeze(-1)
+            shown = torch.rand(embedded.shape[:2], generator=generator) >= self.size.cell_dropout
+            embedded = embedded * shown.unsqueeze(-1).to(embedded.device)
         start = torch.where(free, self.start(z), self.no_latent)
-        hidden = self._decode(self._contexts(start, embedded, given))
+        hidden = self._decode(self._contexts(start, embedded, given), generator)
         guesses = self.additive(cells.tokens + self.offsets, features)
-        return self._reconstruction(hidden, cells, guesses, ~given) + held, kl.sum()
+        return self._reconstruction(hidden, cells, guesses, ~given, generator) + held, kl.sum()
 
     def _contexts(self, start: Tensor, embedded: Tensor, given: Tensor) -> Tensor:
         """What each slot sees, (B, S, W): the start, the cells before it and all given cells, by their number."""
@@ -447,21 +378,23 @@ class TabularVAE(nn.Module):
             seen = seen + counts.sum(dim=1, keepdim=True) - counts.cumsum(dim=1)
         return (before + start.unsqueeze(1)) * seen.float().rsqrt().unsqueeze(-1)
 
-    def _dropped(self, x: Tensor) -> Tensor:
+    def _dropped(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Drop activations (n, B, H), the same ones in all slots of a row: random numbers cost more than products."""
         if not self.training or self.size.dropout <= 0:
             return x
-        kept = torch.rand(x.shape[1:], device=x.device) >= self.size.dropout
-        return x * (kept * (1 / (1 - self.size.dropout)))
+        kept = torch.rand(x.shape[1:], generator=generator) >= self.size.dropout
+        return x * (kept * (1 / (1 - self.size.dropout))).to(x.device)
 
-    def _decode(self, contexts: Tensor) -> Tensor:
+    def _decode(self, contexts: Tensor, generator: torch.Generator | None) -> Tensor:
         """Map contexts (B, S, W) to hidden states (S, B, H)."""
-        hidden = self._dropped(functional.relu(self.enter(contexts.transpose(0, 1))))
+        hidden = self._dropped(functional.relu(self.enter(contexts.transpose(0, 1))), generator)
         for layer in self.layers:
-            hidden = hidden + self._dropped(functional.relu(layer(hidden)))
+            hidden = hidden + self._dropped(functional.relu(layer(hidden)), generator)
         return hidden
 
-    def _reconstruction(self, hidden: Tensor, cells: Cells, guesses: Tensor, counted: Tensor) -> Tensor:
+    def _reconstruction(
+        self, hidden: Tensor, cells: Cells, guesses: Tensor, counted: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """Mean negative log likelihood of the counted cells of a row."""
         loss = hidden.new_zeros(())
         for head in self.token_heads:
@@ -477,7 +410,7 @@ class TabularVAE(nn.Module):
             loss = loss + (each * counted[:, head.index].T.flatten()).sum()
         if len(self.valued):
             carries = ((cells.targets < self.levels) & counted)[:, self.valued].T
-            loss = loss - (self._log_density(hidden[self.valued], cells, guesses) * carries).sum()
+            loss = loss - (self._log_density(hidden[self.valued], cells, guesses, generator) * carries).sum()
         return loss / len(counted)
 
     def _parent_logits(self, slot: int, hidden: Tensor, parent_tokens: Tensor) -> Tensor:
@@ -487,15 +420,15 @@ class TabularVAE(nn.Module):
             logits = logits + torch.einsum("br,bvr->bv", query, getattr(self, self._tables[slot])[parent_tokens])
         return logits
 
-    def _log_density(self, hidden: Tensor, cells: Cells, guesses: Tensor) -> Tensor:
+    def _log_density(self, hidden: Tensor, cells: Cells, guesses: Tensor, generator: torch.Generator | None) -> Tensor:
         """Log of the mean density over each valued cell, (V, B); hidden (V, B, H), guesses (B, V)."""
         at, scale = self.valued, self.additive.scale.unsqueeze(1)
         levels = self.levels[at].unsqueeze(1) - 1
         tokens = cells.tokens[:, at].T.minimum(levels)
         hidden = hidden + self.level[torch.arange(len(at), device=tokens.device).unsqueeze(1), tokens]
-        mixture = self.value_out(self._dropped(functional.relu(self.value_in(hidden))))
+        mixture = self.value_out(self._dropped(functional.relu(self.value_in(hidden)), generator))
         logits, means, log_scales = mixture.chunk(3, dim=-1)
-        weights, inverse = functional.log_softmax(logits, dim=-1), (-log_scales.clamp(*_LOG_SCALES)).exp()
+        weights, inverse = functional.log_softmax(logits, dim=-1), (-log_scales.clamp(*LOG_SCALES)).exp()
         middle = (cells.values[:, at] - guesses).T / scale
         width = ((cells.high - cells.low)[:, at].T.clamp(min=_LEAST_CELL) / scale).unsqueeze(-1)
         t, half = (middle.unsqueeze(-1) - means) * inverse, width * inverse / 2
@@ -505,59 +438,15 @@ class TabularVAE(nn.Module):
 
     # Sampling -------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def generate(
-        self,
-        z: Tensor,
-        draws: Draws,
-        settler: Settler,
-        *,
-        given: Given | None = None,
-        restrictions: dict[int, Restriction] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw rows slot by slot in the table's order, each step computing one slot only.
+    def embed_slot(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What the cells of one slot add to the running sum, (B, W), and to the guesses, (B, V).
 
         Args:
-            z: Latents, shape (B, latent); rows with given cells do without.
-            draws: The randomness.
-            settler: Settles every slot before the next one sees it.
-            given: Cells known from the start.
-            restrictions: What slots may draw.
-
-        Returns:
-            Tokens int64 and values float32, each (B, S).
+            slot: The slot.
+            tokens: Tokens of whole rows, shape (B, S); read up to the slot.
+            values: Values, shape (B, S).
 
         """
-        rows, slots = len(z), self.layout.n_slots
-        tokens, values = torch.zeros(rows, slots, dtype=torch.long), torch.zeros(rows, slots)
-        context, seen = self.start(z), torch.ones(rows, 1)
-        if given is not None:
-            tokens, values = given.tokens.clone(), given.values.clone()
-            context = torch.where(given.mask.any(dim=1, keepdim=True), self.no_latent, context)
-            for slot in torch.nonzero(given.mask.any(dim=0))[:, 0].tolist():
-                context = context + self._embed_slot(slot, tokens, values)[0] * given.mask[:, slot : slot + 1]
-            seen = seen + given.mask.sum(dim=1, keepdim=True)
-        guesses = self.additive.start.expand(rows, -1)
-        for slot in range(slots):
-            known = None if given is None else given.mask[:, slot]
-            if known is None or not bool(known.all()):
-                hidden = functional.relu(self.enter.of(slot, context * seen.rsqrt()))
-                for layer in self.layers:
-                    hidden = hidden + functional.relu(layer.of(slot, hidden))
-                limit = (restrictions or {}).get(slot)
-                drawn, value = self._draw(slot, hidden, tokens, guesses, draws, limit, settler)
-                if known is not None:
-                    drawn = torch.where(known, tokens[:, slot], drawn)
-                    value = torch.where(known, values[:, slot], value)
-                tokens[:, slot], values[:, slot] = drawn, value
-            tokens[:, slot], values[:, slot] = settler.settle(slot, tokens[:, slot], values[:, slot])
-            step, guess = self._embed_slot(slot, tokens, values)
-            new = 1.0 if known is None else (~known).float().unsqueeze(-1)
-            context, seen, guesses = context + step * new, seen + new, guesses + guess
-        return tokens, values
-
-    def _embed_slot(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """What the cells of one slot add to the context, (B, W), and to the guesses, (B, V)."""
         flat = tokens[:, slot] + self.offsets[slot]
         embedded: Tensor = self.embedding(flat)
         place, features = self._numeric_place.get(slot, -1), None
@@ -568,6 +457,13 @@ class TabularVAE(nn.Module):
         if slot in self._tables:
             embedded = embedded + self._member(slot, tokens)
         return embedded, self.additive.step(flat, features, place)
+
+    def hidden_of(self, slot: int, context: Tensor) -> Tensor:
+        """Hidden state (B, H) of one slot, from what it sees (B, W)."""
+        hidden = functional.relu(self.enter.of(slot, context))
+        for layer in self.layers:
+            hidden = hidden + functional.relu(layer.of(slot, hidden))
+        return hidden
 
     def token_logits(self, slot: int, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits (B, n_tokens) of one slot, NEVER where a token must not be drawn."""
@@ -582,60 +478,21 @@ class TabularVAE(nn.Module):
             logits = logits.masked_fill(never, NEVER)
         return logits
 
-    def _draw(
-        self,
-        slot: int,
-        hidden: Tensor,
-        tokens: Tensor,
-        guesses: Tensor,
-        draws: Draws,
-        limit: Restriction | None,
-        settler: Settler,
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens and values (B,) of one slot."""
-        logits = self.token_logits(slot, hidden, tokens)
-        allowed = settler.allowed(slot)
-        if allowed is not None:
-            logits = logits.masked_fill(torch.from_numpy(~allowed), NEVER)
-        if limit is not None and limit.tokens is not None:
-            forbidden = np.ones(self.layout.n_tokens[slot], dtype=np.bool_)
-            forbidden[: len(limit.tokens)] = ~limit.tokens
-            logits = logits.masked_fill(torch.from_numpy(forbidden), 2 * NEVER)
-        drawn = _pick(logits, draws.tokens[:, slot])
-        levels = self.layout.n_levels[slot]
-        if levels == 0:
-            return drawn, torch.zeros(len(drawn))
+    def mixture_of(self, slot: int, hidden: Tensor, drawn: Tensor, guesses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Density of a slot's value beside its token.
+
+        Args:
+            slot: A slot with values.
+            hidden: Its hidden state, shape (B, H).
+            drawn: Its token, shape (B,).
+            guesses: The additive model's guesses so far, shape (B, V).
+
+        Returns:
+            Logits, means and log scales of the mixture, shape (B, 3K), and the origin (B,) and unit of its values.
+
+        """
         at = self._valued_place[slot]
-        inner = hidden + self.level[at][drawn.clamp(max=levels - 1)]
+        inner = hidden + self.level[at][drawn.clamp(max=self.layout.n_levels[slot] - 1)]
         mixture = self.value_out.of(at, functional.relu(self.value_in.of(at, inner)))
-        low, high = self.ranges[slot].tolist()
-        if limit is not None:
-            low, high = max(low, limit.low), min(high, limit.high)
-        high = max(low, high)
-        guess, scale = (
-            guesses[:, at] if self.additive.active else guesses.new_zeros(len(drawn)),
-            self.additive.scale[at],
-        )
-        ends = ((low - guess) / scale, (high - guess) / scale)
-        fresh = _draw_truncated(mixture, draws.components[:, slot], draws.values[:, slot], *ends)
-        return drawn, (guess + scale * fresh).clamp(low, high)
-
-
-def _pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from softmax(logits) (B, n) by inverting its distribution function at uniform (B,)."""
-    cumulative = functional.softmax(logits, dim=-1).cumsum(dim=-1)
-    drawn = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(dim=-1)
-    return drawn.clamp(max=logits.shape[-1] - 1)
-
-
-def _draw_truncated(mixture: Tensor, pick: Tensor, uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Draw from mixtures of logistics (B, 3K), each cut to its interval [low, high] (B,)."""
-    logits, means, log_scales = mixture.chunk(3, dim=-1)
-    scales = log_scales.clamp(*_LOG_SCALES).exp()
-    below = torch.sigmoid((low.unsqueeze(1) - means) / scales)
-    above = torch.sigmoid((high.unsqueeze(1) - means) / scales)
-    mass = functional.log_softmax(logits, dim=-1) + (above - below).clamp(min=1e-12).log()
-    chosen = _pick(mass, pick).unsqueeze(-1)
-    mean, scale, start, end = (t.gather(-1, chosen)[:, 0].double() for t in (means, scales, below, above))
-    place = (start + (end - start) * uniform.double()).clamp(1e-9, 1 - 1e-9)
-    return (mean + scale * torch.logit(place)).float()
+        origin = guesses[:, at] if self.additive.active else guesses.new_zeros(len(drawn))
+        return mixture, origin, self.additive.scale[at]

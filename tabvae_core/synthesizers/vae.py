@@ -5,8 +5,10 @@ See `models/vae.py` for the network and `docs/decisions/` for what was measured 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from torch import Tensor
 
-from tabvae_core.budget import SMALL_ROWS, training_budget
+from tabvae_core.budget import SMALL_ROWS, Budget, training_budget
 from tabvae_core.bundle import Bundle, read_bundle, write_bundle
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.ordering import arrange
@@ -25,15 +28,17 @@ from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.errors import DataError, ModelFileError
 from tabvae_core.given import GivenColumn, given_cells, with_given
+from tabvae_core.models.drawing import Draws, Given, Restriction, generate
 from tabvae_core.models.latent_prior import LatentPrior
-from tabvae_core.models.vae import Draws, Given, Layout, NetworkSize, Restriction, TabularVAE
+from tabvae_core.models.vae import Layout, NetworkSize, TabularVAE
+from tabvae_core.parallel import run_members
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.relations import MAX_ROWS, find_relations
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.synthesizers.options import choose_device, read_options
-from tabvae_core.synthesizers.vae_rows import TrainingRows, encode_rows
+from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows, encode_rows
 from tabvae_core.tables import TableSource, as_source, collect
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
@@ -42,6 +47,10 @@ __all__ = ["VAESynthesizer"]
 _OCTAVES = ((25_000, 8), (20_000, 6), (12_000, 5), (0, 3))
 """Octaves of the periodic features by training rows."""
 _WIDE = 20
+_MANY_TOKENS = 20_000
+_PRIOR_ROWS = 20_000
+_STRIDE = 7_919
+"""Between the seeds of members: seeds of models that users count up share none."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class _Options:
         dropout: Dropout in training.
         cell_dropout: Share of cells hidden in training.
         frequencies: Octaves of the periodic features of a number.
+        members: Networks of the ensemble.
         free_bits: Nats a latent dimension is given for nothing, which holds its rate there.
         given_rows: Share of the training rows of which a random subset of the columns is given, for `given`.
 
@@ -68,6 +78,7 @@ class _Options:
     dropout: float = -1.0
     cell_dropout: float = -1.0
     frequencies: int = 0
+    members: int = 0
     free_bits: float = 0.1
     given_rows: float = 0.25
 
@@ -83,8 +94,8 @@ class VAESynthesizer(Synthesizer):
         self._schema: TableSchema | None = None
         self._codec: TableCodec | None = None  # its columns in the order in which they are drawn
         self._links = Links()
-        self._network: TabularVAE | None = None
-        self._prior: LatentPrior | None = None
+        self._networks: list[TabularVAE] = []
+        self._priors: list[LatentPrior] = []
         self._record: dict[str, Any] = {}
 
     # Learning -------------------------------------------------------------------------------------------------------
@@ -106,44 +117,90 @@ class VAESynthesizer(Synthesizer):
         codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
         self._schema, self._codec, self._links = schema, codec, Links.fit(turned, codec, some)
         encoded = encode_rows(chosen, codec, self._links, progress)
-        rows = len(encoded)
-        record, rate = TrainingRecord(), 0.0
-        device = choose_device(self.model.device)
-        plan = self._plan(rows, time.monotonic() - started)
+        budget = self._budget(len(encoded))
+        records: list[TrainingRecord] = []
+        rates: list[float] = []
         if codec.slots:
-            torch.manual_seed(self.model.seed)
-            network = _build(codec, self._links, self._size(rows), encoded.targets)
-            data = TrainingRows(
-                encoded, codec.columns, device, seed=self.model.seed,
-                free_bits=self._options.free_bits, given_rows=self._options.given_rows,
-            )  # fmt: skip
-            network.to(device).prepare(data.sample())
-            progress(ProgressEvent("train", 0, plan.epochs, "epochs", f"{rows:,} rows, {len(codec.slots)} slots"))
-            record = train(
-                network, data.loss, data.validation_loss, data.n_train, plan, progress=progress, checkpoint=checkpoint
-            )
-            rate = data.rate
-            self._prior = LatentPrior.fit(data.latents(network, 20_000), self.model.seed)
-            self._network = network.cpu()
+            records, rates = self._learn(encoded, budget, started, progress, checkpoint)
         self._record = {
-            "rows": rows,
-            "validation_rows": data.n_validation if codec.slots else 0,
+            "rows": len(encoded),
             "slots": len(codec.slots),
-            "parameters": sum(p.numel() for p in self._network.parameters()) if self._network else 0,
-            "epochs": record.epochs,
-            "best_epoch": record.best_epoch,
-            "steps": record.steps,
-            "batch_size": plan.batch_size,
+            "members": len(self._networks),
+            "parameters": sum(p.numel() for network in self._networks for p in network.parameters()),
+            "epochs": max((record.epochs for record in records), default=0),
+            "best_epoch": [record.best_epoch for record in records],
+            "steps": sum(record.steps for record in records),
+            "batch_size": budget.batch_size,
             "seconds": round(time.monotonic() - started, 1),
-            "device": str(device),
-            "stopped_by": record.stopped,
-            "rate_nats": round(rate, 3),
-            "train_loss": record.train_loss,
-            "validation_loss": record.validation_loss,
+            "device": str(choose_device(self.model.device)),
+            "stopped_by": ", ".join(sorted({record.stopped for record in records})),
+            "rate_nats": [round(rate, 3) for rate in rates],
+            "train_loss": [record.train_loss for record in records],
+            "validation_loss": [record.validation_loss for record in records],
             "relations": [relation.text() for relation in relations],
             "notes": list(codec.notes()),
         }
         return self
+
+    def _learn(
+        self, encoded: EncodedRows, budget: Budget, started: float, progress: Progress, checkpoint: Path | None
+    ) -> tuple[list[TrainingRecord], list[float]]:
+        """Train the members, each on rows of its own choice, several at a time."""
+        codec, device, seed = self._fitted, choose_device(self.model.device), self.model.seed
+        # A GPU is filled by one member, cores are not.
+        workers = 1 if device.type != "cpu" else torch.get_num_threads()
+        n_members = self._n_members(budget, workers)
+        workers = min(workers, n_members)
+        arrays, size = encoded.on(device), self._size(len(encoded))
+        data = [
+            TrainingRows(
+                arrays, codec.columns, seed=seed + _STRIDE * member,
+                free_bits=self._options.free_bits, given_rows=self._options.given_rows,
+            )
+            for member in range(n_members)
+        ]  # fmt: skip
+        networks = []
+        for member in range(n_members):
+            torch.manual_seed(seed + _STRIDE * member)
+            networks.append(_build(codec, self._links, size, encoded.targets).to(device))
+        networks[0].prepare(data[0].sample())
+        for network in networks[1:]:
+            network.additive.load_state_dict(networks[0].additive.state_dict())
+        plan = TrainingPlan(
+            epochs=budget.epochs,
+            batch_size=budget.batch_size,
+            learning_rate=budget.learning_rate,
+            weight_decay=0.3,
+            patience=max(8, budget.epochs // 3),
+        )
+        if self.model.max_seconds is not None:
+            rounds, spent = math.ceil(n_members / workers), time.monotonic() - started
+            plan = dataclasses.replace(plan, max_seconds=max(1.0, (self.model.max_seconds - spent) / rounds))
+        said = f"{len(encoded):,} rows, {len(codec.slots)} slots, {n_members} networks"
+        progress(ProgressEvent("train", 0, plan.epochs * n_members, "epochs", said))
+
+        def job(member: int) -> Callable[[Progress], TrainingRecord]:
+            rows, folder = data[member], None if checkpoint is None else checkpoint / f"member-{member}"
+            own = dataclasses.replace(plan, seed=seed + _STRIDE * member)
+            return lambda listen: train(
+                networks[member], rows.loss, rows.validation_loss, rows.n_train, own, progress=listen, checkpoint=folder
+            )
+
+        records = run_members([job(member) for member in range(n_members)], workers, progress)
+        self._priors = [
+            LatentPrior.fit(rows.latents(network, _PRIOR_ROWS), seed)
+            for rows, network in zip(data, networks, strict=True)
+        ]
+        self._networks = [network.cpu() for network in networks]
+        return records, [rows.rate for rows in data]
+
+    def _n_members(self, budget: Budget, workers: int) -> int:
+        """Networks of the ensemble: one where it is large itself, no more than run at once where time is short."""
+        if self._options.members > 0:
+            return self._options.members
+        if sum(slot.n_tokens for slot in self._fitted.slots) > _MANY_TOKENS:
+            return 1
+        return budget.members if self.model.max_seconds is None else min(budget.members, workers)
 
     def _size(self, rows: int) -> NetworkSize:
         """Few rows ask for coarser features of numbers and more regularisation, or the network knows rows by heart."""
@@ -158,17 +215,9 @@ class VAESynthesizer(Synthesizer):
             frequencies=asked.frequencies or next(octaves for least, octaves in _OCTAVES if rows >= least),
         )
 
-    def _plan(self, rows: int, spent: float) -> TrainingPlan:
-        budget = training_budget(rows, len(self._fitted.slots), self.model)
-        return TrainingPlan(
-            epochs=budget.epochs,
-            batch_size=budget.batch_size,
-            learning_rate=budget.learning_rate,
-            weight_decay=0.02,
-            patience=max(8, budget.epochs // 3),
-            seed=self.model.seed,
-            max_seconds=None if self.model.max_seconds is None else max(1.0, self.model.max_seconds - spent),
-        )
+    def _budget(self, rows: int) -> Budget:
+        slots = self._fitted.slots
+        return training_budget(rows, len(slots), sum(slot.n_levels > 0 for slot in slots), self.model)
 
     @property
     def schema(self) -> TableSchema:
@@ -204,22 +253,25 @@ class VAESynthesizer(Synthesizer):
         codec = self._fitted
         rows = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
         cells = given_cells(given or {}, codec.schema, n_rows)
-        if self._network is None or self._prior is None:
+        if not self._networks:
             empty = np.zeros((n_rows, 0))
             table = codec.decode(empty.astype(np.int32), empty.astype(np.float32), rows=rows, seed=seed)
         else:
             generator = _generator(seed, block, attempt)
             # Whole blocks are always drawn, so that a shorter last block begins like a full one.
-            draws = Draws.make(BLOCK_ROWS, len(codec.slots), self._options.latent, generator).first(n_rows)
-            z = self._prior.transform(draws.latent, torch.rand(BLOCK_ROWS, generator=generator)[:n_rows])
+            draws = Draws.make(BLOCK_ROWS, len(codec.slots), self._options.latent, generator).of(slice(n_rows))
+            pick, step = torch.rand(BLOCK_ROWS, generator=generator)[:n_rows], len(self._priors)
+            latents = [
+                prior.transform(draws.latent[first::step], pick[first::step])
+                for first, prior in enumerate(self._priors)
+            ]
             settling = Settling(codec, self._links, {name: part.cells for name, part in cells.items()})
             limits = {
                 slot: Restriction(limit.tokens, limit.low, limit.high)
                 for slot, limit in slot_limits(codec, bounds or {}).items()
             }
-            self._network.eval()
-            tokens, values = self._network.generate(
-                z, draws, settling, given=self._given(cells, n_rows), restrictions=limits
+            tokens, values = generate(
+                self._networks, latents, draws, settling, given=self._given(cells, n_rows), restrictions=limits
             )
             table = settling.decode(tokens, values, rows=rows, seed=seed)
         return with_given(table.select(list(self.schema.names)), cells)
@@ -249,10 +301,11 @@ class VAESynthesizer(Synthesizer):
         states = [drawn[name] for name in schema.names]  # bundles of all methods hold codecs in the table's order
         weights: dict[str, npt.NDArray[Any]] = {}
         network: dict[str, Any] = {"order": list(codec.schema.names), "links": self._links.to_json()}
-        if self._network is not None and self._prior is not None:
-            weights |= {f"network.{k}": v.numpy() for k, v in self._network.state_dict().items()}
-            weights |= {f"prior.{k}": v.numpy() for k, v in vars(self._prior).items()}
-            network["size"] = asdict(self._network.size)
+        for member, (net, prior) in enumerate(zip(self._networks, self._priors, strict=True)):
+            weights |= {f"network.{member}.{k}": v.numpy() for k, v in net.state_dict().items()}
+            weights |= {f"prior.{member}.{k}": v.numpy() for k, v in vars(prior).items()}
+        if self._networks:
+            network |= {"size": asdict(self._networks[0].size), "members": len(self._networks)}
         write_bundle(
             Bundle(self.method, schema, states, self.model, self.privacy, network, self._record, weights),
             folder,
@@ -277,16 +330,13 @@ class VAESynthesizer(Synthesizer):
             ) from None
         if "size" in bundle.network:
             try:
-                self._network = _build(self._codec, self._links, NetworkSize(**bundle.network["size"]), None)
-                parts = {k: torch.from_numpy(v) for k, v in bundle.weights.items()}
-                self._network.load_state_dict(
-                    {k.removeprefix("network."): v for k, v in parts.items() if k.startswith("network.")}
-                )
-                self._network.eval()
-                self._prior = LatentPrior(
-                    **{k.removeprefix("prior."): v for k, v in parts.items() if k.startswith("prior.")}
-                )
-            except (RuntimeError, TypeError) as error:
+                size = NetworkSize(**bundle.network["size"])
+                for member in range(int(bundle.network["members"])):
+                    network = _build(self._codec, self._links, size, None)
+                    network.load_state_dict(_part(bundle.weights, f"network.{member}."))
+                    self._networks.append(network.eval())
+                    self._priors.append(LatentPrior(**_part(bundle.weights, f"prior.{member}.")))
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise ModelFileError(
                     f"the weights in {folder} do not fit its network: {error.__class__.__name__}",
                     hint="fit the model again",
@@ -316,6 +366,11 @@ def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDAr
         if more and place is not None:
             places[index] = np.concatenate([place, np.full(more, np.nan, np.float32)])
     return TabularVAE(layout, size, priors, places, codec.value_ranges())
+
+
+def _part(weights: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, Tensor]:
+    """Weights under a prefix, without it."""
+    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in weights.items() if k.startswith(prefix)}
 
 
 def _generator(seed: int, block: int, attempt: int) -> torch.Generator:

@@ -43,6 +43,11 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The arrays as tensors."""
+        arrays = (self.tokens, self.targets, self.low, self.high)
+        return tuple(torch.from_numpy(array).to(device) for array in arrays)
+
 
 def encode_rows(source: TableSource, codec: TableCodec, links: Links, progress: Progress) -> EncodedRows:
     """Encode all rows of a source."""
@@ -57,9 +62,8 @@ class TrainingRows:
     """Encoded rows on the device, split into training and validation rows.
 
     Args:
-        encoded: All rows.
+        arrays: All rows, see `EncodedRows.on`.
         columns: Column of each slot, shape (slots,).
-        device: Where to learn.
         seed: Seed of the split.
         free_bits: Nats of each latent dimension that cost nothing.
         given_rows: Share of the rows of which a random subset of the columns is given.
@@ -68,23 +72,20 @@ class TrainingRows:
 
     def __init__(
         self,
-        encoded: EncodedRows,
+        arrays: tuple[Tensor, ...],
         columns: tuple[int, ...],
-        device: torch.device,
         *,
         seed: int,
         free_bits: float,
         given_rows: float,
     ) -> None:
-        rows = len(encoded)
+        rows = len(arrays[0])
         order = np.random.default_rng(seed).permutation(rows)
         self.n_validation = max(1, min(int(rows * _VALIDATION_SHARE), _VALIDATION_ROWS))
         self.n_train = rows - self.n_validation
         self._held = torch.from_numpy(order[self.n_train :])
         self._train = torch.from_numpy(order[: self.n_train])
-        arrays = (encoded.tokens, encoded.targets, encoded.low, encoded.high)
-        self._arrays = [torch.from_numpy(array).to(device) for array in arrays]
-        self._device, self._columns = device, torch.tensor(columns)
+        self._arrays, self._device, self._columns = arrays, arrays[0].device, torch.tensor(columns)
         self._seed, self._free_bits, self._given_rows = seed, free_bits, given_rows
         self.rate = 0.0
 
@@ -108,7 +109,8 @@ class TrainingRows:
         assert isinstance(network, TabularVAE)
         noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
         given = self._given(len(rows), self._given_rows, generator)
-        loss, _ = network.negative_elbo(self._cells(self._train[rows]), given, free_bits=self._free_bits, noise=noise)
+        cells = self._cells(self._train[rows])
+        loss, _ = network.negative_elbo(cells, given, free_bits=self._free_bits, noise=noise, generator=generator)
         return loss
 
     def validation_loss(self, network: torch.nn.Module) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tabvae_core.models.vae import NEVER, Cells, Draws, Given, Layout, NetworkSize, Restriction, TabularVAE
+from tabvae_core.models import drawing
+from tabvae_core.models.drawing import Draws, Given, Restriction, generate
+from tabvae_core.models.vae import NEVER, Cells, Layout, NetworkSize, TabularVAE
 
 # A category, two numbers (levels; a level, a null, two spikes), a number with a link, a category of two small slots and
 # one whose members have embeddings of their own.
@@ -109,7 +112,7 @@ def whole_pass(network: TabularVAE, z: Tensor, cells: Cells, given: Tensor) -> T
     embedded = network._embed(cells.tokens, network._numeric_features(cells))
     free = ~given.any(dim=1, keepdim=True)
     start = torch.where(free, network.start(z), network.no_latent)
-    return network._decode(network._contexts(start, embedded, given))
+    return network._decode(network._contexts(start, embedded, given), None)
 
 
 def known(cells: Cells, given: Tensor) -> Given:
@@ -127,7 +130,7 @@ def draws_of(rows: int, seed: int = 0) -> Draws:
 
 
 @pytest.mark.parametrize("kind", ["none", "same", "each"])
-def test_step_by_step_equals_the_whole_pass(network: TabularVAE, kind: str) -> None:
+def test_step_by_step_equals_the_whole_pass(network: TabularVAE, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cells, given = some_cells(), masks(kind)
     z = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(3))
     whole = whole_pass(network, z, cells, given)
@@ -135,12 +138,19 @@ def test_step_by_step_equals_the_whole_pass(network: TabularVAE, kind: str) -> N
     seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     class Spy(TabularVAE):
-        def _draw(self, slot, hidden, tokens, guesses, *more):  # type: ignore[no-untyped-def]
-            seen[slot] = hidden, guesses
-            return super()._draw(slot, hidden, tokens, guesses, *more)
+        def token_logits(self, slot: int, hidden: Tensor, tokens: Tensor) -> Tensor:
+            seen[slot] = hidden, walks[0]._guesses
+            return super().token_logits(slot, hidden, tokens)
 
+    class Watched(drawing._Walk):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            walks.append(self)
+
+    walks: list[drawing._Walk] = []
+    monkeypatch.setattr(drawing, "_Walk", Watched)
     network.__class__ = Spy
-    network.generate(z, draws_of(ROWS), Replayed(cells), given=known(cells, given) if kind != "none" else None)
+    generate([network], [z], draws_of(ROWS), Replayed(cells), given=known(cells, given) if kind != "none" else None)
     assert set(seen) == {slot for slot in range(SLOTS) if not given[:, slot].all()}
     for slot, (hidden, guess) in seen.items():
         open_ = ~given[:, slot]
@@ -176,7 +186,8 @@ def test_drawn_shares_are_what_is_learned(network: TabularVAE, kind: str) -> Non
 def test_given_rows_need_no_latent_and_others_do(network: TabularVAE) -> None:
     cells, given = some_cells(), masks("each")
     drawn = [
-        network.generate(torch.randn(ROWS, 3), draws_of(ROWS), Unsettled(), given=known(cells, given)) for _ in range(2)
+        generate([network], [torch.randn(ROWS, 3)], draws_of(ROWS), Unsettled(), given=known(cells, given))
+        for _ in range(2)
     ]
     some = given.any(dim=1)
     for first, second in zip(*drawn, strict=True):
@@ -189,11 +200,11 @@ def test_given_rows_need_no_latent_and_others_do(network: TabularVAE) -> None:
 
 def test_what_is_given_in_one_row_is_nothing_to_another(network: TabularVAE) -> None:
     cells, given, z = some_cells(), masks("each"), torch.randn(ROWS, 3)
-    together = network.generate(z, draws_of(ROWS), Unsettled(), given=known(cells, given))
+    together = generate([network], [z], draws_of(ROWS), Unsettled(), given=known(cells, given))
     for row in (0, 1, 7, 20):
         part = Given(*(t[row : row + 1] for t in vars(known(cells, given)).values()))
         draws = Draws(*(t[row : row + 1] for t in vars(draws_of(ROWS)).values()))
-        tokens, values = network.generate(z[row : row + 1], draws, Unsettled(), given=part)
+        tokens, values = generate([network], [z[row : row + 1]], draws, Unsettled(), given=part)
         assert torch.equal(tokens[0], together[0][row])
         assert torch.allclose(values[0], together[1][row], atol=1e-5)
 
@@ -248,7 +259,7 @@ def test_given_cells_cost_nothing(network: TabularVAE) -> None:
 
 
 def test_what_must_never_be_drawn_is_not(network: TabularVAE) -> None:
-    tokens, values = network.generate(torch.randn(4000, 3), draws_of(4000), Unsettled())
+    tokens, values = generate([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled())
     for slot, n in enumerate(LAYOUT.n_tokens):
         drawn = set(tokens[:, slot].tolist())
         assert drawn <= set(range(n)) - NEVER_DRAWN[slot]
@@ -262,7 +273,7 @@ def test_restrictions_hold_and_shares_stay_conditional(network: TabularVAE) -> N
         3: Restriction(np.array([True, True])),  # of the slot's own tokens: its link is left out
         4: Restriction(np.arange(40) < 3),
     }
-    tokens, values = network.generate(torch.randn(4000, 3), draws_of(4000), Unsettled(), restrictions=limits)
+    tokens, values = generate([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled(), restrictions=limits)
     assert set(tokens[:, 2].tolist()) == {0}
     assert float(values[:, 2].min()) >= -0.5
     assert float(values[:, 2].max()) <= 0.25
@@ -270,7 +281,7 @@ def test_restrictions_hold_and_shares_stay_conditional(network: TabularVAE) -> N
     assert float(inner.float().mean()) > 0.5, "values are drawn within the range, not clipped to its ends"
     assert set(tokens[:, 3].tolist()) == {0, 1}
     assert set(tokens[:, 4].tolist()) == {0, 1, 2}
-    free = network.generate(torch.randn(4000, 3), draws_of(4000), Unsettled())[0]
+    free = generate([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled())[0]
     allowed = [(free[:, 4] == token).float().mean() for token in range(3)]
     expected = torch.stack(allowed) / sum(allowed)
     shares = torch.bincount(tokens[:, 4], minlength=3) / 4000
@@ -285,7 +296,7 @@ def test_what_the_settler_forbids_is_not_drawn(network: TabularVAE) -> None:
         def allowed(self, slot: int) -> npt.NDArray[np.bool_] | None:
             return ~forbidden.numpy() if slot == 3 else None
 
-    tokens, _ = network.generate(torch.randn(2000, 3), draws_of(2000), Strict())
+    tokens, _ = generate([network], [torch.randn(2000, 3)], draws_of(2000), Strict())
     assert set(tokens[:, 3].tolist()) == {0, 1, 2}
     assert not bool(forbidden.gather(1, tokens[:, 3:4]).any())
 
@@ -303,23 +314,24 @@ def test_values_are_drawn_from_the_density_that_is_learned(network: TabularVAE) 
         grid[:, None].expand(shape), grid[:, None].expand(shape),
     )  # fmt: skip
     density = network._log_density(
-        hidden.expand(len(network.valued), len(grid), -1), cells, guess.expand(len(grid), -1)
+        hidden.expand(len(network.valued), len(grid), -1), cells, guess.expand(len(grid), -1), None
     )[at].exp()
     learned = torch.cumulative_trapezoid(density, grid)
     learned = torch.cat([torch.zeros(1), learned]) / learned[-1]
-    limit = Restriction(np.array([True, False, False, False]))
-    _, drawn = network._draw(
-        slot, hidden.expand(rows, -1), torch.zeros(rows, SLOTS, dtype=torch.long), guess.expand(rows, -1),
-        draws_of(rows), limit, Unsettled(),
+    walk = drawing._Walk(
+        network, torch.zeros(rows, 3), draws_of(rows), torch.zeros(rows, SLOTS, dtype=torch.long),
+        torch.zeros(rows, SLOTS), None,
     )  # fmt: skip
+    walk._guesses = guess.expand(rows, -1)
+    drawn = walk._value(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), None)
     shares = (drawn[None] <= grid[::40, None]).float().mean(dim=1)
     assert torch.allclose(shares, learned[::40], atol=0.015)
 
 
 def test_first_rows_do_not_depend_on_how_many_follow(network: TabularVAE) -> None:
     z, draws = torch.randn(300, 3), draws_of(300)
-    every = network.generate(z, draws, Unsettled())
-    few = network.generate(z[:100], draws.first(100), Unsettled())
+    every = generate([network], [z], draws, Unsettled())
+    few = generate([network], [z[:100]], draws.of(slice(100)), Unsettled())
     assert torch.equal(few[0], every[0][:100])
     assert torch.allclose(few[1], every[1][:100], atol=1e-5)
 
@@ -337,7 +349,7 @@ def test_density_integrates_to_one(network: TabularVAE, width: float) -> None:
     tokens = torch.zeros(steps, SLOTS, dtype=torch.long)
     low = (grid - width / 2).unsqueeze(1).expand(-1, SLOTS)
     guesses = torch.tensor([0.7, -0.3, 0.0]).expand(steps, n)
-    density = network._log_density(hidden, Cells(tokens, tokens, low, low + width), guesses).exp()
+    density = network._log_density(hidden, Cells(tokens, tokens, low, low + width), guesses, None).exp()
     assert torch.allclose(density.sum(dim=1) * (2 * ends / (steps - 1)), torch.ones(n), atol=1e-2)
 
 
@@ -374,7 +386,7 @@ def test_links_are_predicted_but_seen_as_the_cells_they_make(network: TabularVAE
     is_link = (cells.targets != cells.tokens).float()
     moved = replace(cells, low=cells.low + is_link, high=cells.high + is_link)
     hidden, guesses = whole_pass(network, z, cells, none), torch.zeros(ROWS, len(network.valued))
-    scores = [network._reconstruction(hidden, one, guesses, ~none) for one in (cells, moved, own)]
+    scores = [network._reconstruction(hidden, one, guesses, ~none, None) for one in (cells, moved, own)]
     assert torch.equal(scores[0], scores[1])
     assert not torch.equal(scores[0], scores[2])
     linked, _ = network.negative_elbo(cells, none, free_bits=0.0, noise=noise)
