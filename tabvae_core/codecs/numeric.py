@@ -42,9 +42,9 @@ _MAP_PARTS = ("values", "z", "atoms")
 _MOST_ATOMS, _MOST_ANCHORS = 2_000, 48
 _PIECE_WIDTH = 2.0
 """Width of a map's pieces in N(0, 1), times the cube root of the rows (Freedman & Diaconis, 1981)."""
-_NEIGHBOURS, _OWN_TIMES, _STRONG, _LEAST_KEPT, _FEW_VALUES = 200, 10, 4.0, 0.1, 50
-"""Rows of a value's neighbourhood, at least and times its own; deviations that chance does not make; least share that
-is kept; values of which counts are plenty."""
+_NEIGHBOURS, _OWN_TIMES, _STRONG, _LEAST_SPREAD, _FEW_VALUES = 200, 10, 4.0, 0.1, 50
+"""Rows of a value's neighbourhood, at least and times its own; deviations that chance does not make; least spread of
+counts beyond chance, as a share of it; values of which counts are plenty."""
 
 Values = npt.NDArray[Any]
 
@@ -682,10 +682,14 @@ def _believable(values: Values, counts: Values, step: float, own: float) -> npt.
         expected = rows / places
         strong = weights - expected > _STRONG * np.sqrt(np.maximum(expected, 1.0))
     rest = ~strong & (expected > 0)
-    spread = np.mean((weights[rest] - expected[rest]) ** 2 / expected[rest]) if rest.sum() > 1 else 1.0
-    kept = max(0.0, 1.0 - 1.0 / max(spread, 1e-9))
-    if kept < _LEAST_KEPT:
+    if not rest.any():
+        return weights
+    # Of the spread around a mean over some places, chance makes so much; the rest is the values' own.
+    chance = float(np.mean(1 + 1 / places[rest]))
+    own_spread = float(np.mean((weights[rest] - expected[rest]) ** 2 / expected[rest])) - chance
+    if own_spread < _LEAST_SPREAD + _STRONG * np.sqrt(2 / rest.sum()):
         return np.where(strong, weights, 0.0)
+    kept = own_spread / (own_spread + chance)
     shrunk = expected + kept * (weights - expected)
     shrunk *= weights[~strong].sum() / max(shrunk[~strong].sum(), 1e-9)
     return np.asarray(np.where(strong, weights, shrunk))

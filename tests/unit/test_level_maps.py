@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tabvae_core.codecs.numeric import NumericFitter, NumericTable
+from tabvae_core.codecs.numeric import NumericFitter, NumericTable, _believable
 
 Floats = npt.NDArray[Any]
 UNITS = tuple(10**k for k in range(1, 13))
@@ -403,3 +403,45 @@ def test_moves_off_a_spike_do_not_leave_the_grid() -> None:
     assert table.spikes.tolist()[:7] == spikes
     drawn = decoded_range(table)
     assert np.allclose(drawn * 10, np.rint(drawn * 10), atol=1e-6)
+
+
+# ---------------------------------------------------------------- what counts say
+
+
+def grid_counts(mean: npt.NDArray[np.float64], seed: int = 0) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    counts = np.random.default_rng(seed).poisson(mean)
+    values = np.arange(len(mean), dtype=np.float64)
+    return values[counts > 0], counts[counts > 0]
+
+
+def test_chance_is_not_believed() -> None:
+    """Counts of a smooth density differ by chance alone: no value is told from its neighbourhood."""
+    mean = 60 * np.exp(-(((np.arange(500) - 250) / 120.0) ** 2)) + 5
+    believed = _believable(*grid_counts(mean), 1.0, 1.0)
+    assert (believed > 0).mean() < 0.02
+
+
+def test_heaps_are_believed_as_they_are() -> None:
+    mean = np.full(500, 20.0)
+    mean[99::100] = 600.0
+    values, counts = grid_counts(mean)
+    believed = _believable(values, counts, 1.0, 1.0)
+    heaps = np.isin(values, np.arange(99, 500, 100))
+    assert np.array_equal(believed[heaps], counts[heaps])
+    assert (believed[~heaps] > 0).mean() < 0.05
+
+
+def test_lumps_are_shrunk_towards_the_truth() -> None:
+    """Where values differ by more than chance, what is believed is nearer to the truth than the counts are."""
+    mean = np.random.default_rng(1).gamma(40.0, 1.0, 800)
+    values, counts = grid_counts(mean)
+    truth = mean[values.astype(int)]
+    believed = _believable(values, counts, 1.0, 1.0)
+    assert np.all(believed > 0)
+    assert ((believed - truth) ** 2).mean() < 0.8 * ((counts - truth) ** 2).mean()
+    assert believed.sum() == pytest.approx(counts.sum(), rel=1e-6)
+
+
+def test_few_values_have_plenty_of_rows_each() -> None:
+    values, counts = grid_counts(np.linspace(500, 900, 20))
+    assert np.array_equal(_believable(values, counts, 1.0, 1.0), counts)

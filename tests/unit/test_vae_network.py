@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -334,6 +335,27 @@ def test_first_rows_do_not_depend_on_how_many_follow(network: TabularVAE) -> Non
     few = generate([network], [z[:100]], draws.of(slice(100)), Unsettled())
     assert torch.equal(few[0], every[0][:100])
     assert torch.allclose(few[1], every[1][:100], atol=1e-5)
+
+
+def test_rows_come_from_the_members_in_turn(network: TabularVAE) -> None:
+    """Also where each member alone draws something else, and whatever the number of rows."""
+    others = [copy.deepcopy(network) for _ in range(3)]
+    for shift, member in enumerate(others):
+        head, place = member.head_of[4]
+        with torch.no_grad():
+            member.token_heads[head].bias[place, shift] += 100.0
+    for rows in (1, 2, 7):
+        draws, z = draws_of(rows), torch.randn(rows, 3)
+        tokens, _ = generate(others, [z[m::3] for m in range(3)], draws, Unsettled())
+        assert tokens[:, 4].tolist() == [row % 3 for row in range(rows)]
+
+
+def test_an_ensemble_of_one_network_draws_as_it_does_alone(network: TabularVAE) -> None:
+    draws, z = draws_of(ROWS), torch.randn(ROWS, 3)
+    alone = generate([network], [z], draws, Unsettled())
+    twice = generate([network, network], [z[::2], z[1::2]], draws, Unsettled())
+    assert torch.equal(alone[0], twice[0])
+    assert torch.allclose(alone[1], twice[1], atol=1e-5)
 
 
 # ---------------------------------------------------------------- densities and rates
