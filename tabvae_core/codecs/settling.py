@@ -64,6 +64,10 @@ class Settling:
             own[:, filled[0]] = False
         return np.concatenate([own, *(link[:, None] for link in computable)], axis=1)
 
+    def is_linked(self, slot: int) -> bool:
+        """Whether cells of the slot may follow from others."""
+        return slot in self._links.of_slot
+
     def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Compute links, round values, remember what links ask for."""
         table = self._tables[slot]
@@ -114,6 +118,12 @@ class Settling:
         codec = self._codec.codec_of(name)
         assert isinstance(codec, NumberCodec)
         return codec
+
+    def keep(self, chosen: npt.NDArray[np.int64]) -> None:
+        """Forget all rows but the chosen ones."""
+        for name in self._computed:
+            self._computed[name] = self._computed[name][0][chosen], self._computed[name][1][chosen]
+            self._exact[name] = self._exact[name][0][chosen], self._exact[name][1][chosen]
 
     def decode(self, tokens: Tensor, values: Tensor, *, rows: npt.NDArray[np.uint64], seed: int) -> pa.Table:
         """Decode settled tokens and values (n, slots) to cells, computed ones exactly as computed."""

@@ -4,6 +4,12 @@ A mixture of members has less of what each learned by chance, while a row costs 
 a block is drawn from member i mod M, so that few rows come from all members, too; between the slots all rows are
 settled together.
 
+Given cells come after others in the table's order, so what is before them must be drawn to suit. Two ways are joined:
+a walk that has seen all given cells proposes, as training with random given cells taught it, and the walk in the
+table's order, which knows the joint density best, weighs what was proposed, given cells included. Of a few candidates
+for each row one is kept with odds by its weight (sampling-importance resampling: Rubin, 1987), so errors of the
+proposals are put right.
+
 Shapes: B rows, S slots, V slots that carry values, K components.
 """
 
@@ -22,7 +28,9 @@ from torch.nn import functional
 
 from tabvae_core.models.vae import LOG_SCALES, NEVER, TabularVAE
 
-__all__ = ["Draws", "Given", "Restriction", "Settler", "generate"]
+__all__ = ["Drawn", "Draws", "Given", "Restriction", "Settler", "generate"]
+
+_LEAST_SCORE = -30.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,26 @@ class Settler(Protocol):
         """Settle the tokens (B,) and values (B,) of a slot, after all slots before it."""
         ...
 
+    def is_linked(self, slot: int) -> bool:
+        """Whether the slot's cells may follow from others, so that a given one says nothing by itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn for B rows.
+
+    Args:
+        tokens: Tokens, int64, shape (B, S).
+        values: Values, float32, shape (B, S).
+        log_weights: Log odds of each row as a candidate, shape (B,); zero without given cells.
+
+    """
+
+    tokens: Tensor
+    values: Tensor
+    log_weights: Tensor
+
 
 @torch.no_grad()
 def generate(
@@ -109,7 +137,7 @@ def generate(
     *,
     given: Given | None = None,
     restrictions: Mapping[int, Restriction] | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Drawn:
     """Draw rows slot by slot in the table's order, each step computing one slot only.
 
     Args:
@@ -120,28 +148,34 @@ def generate(
         given: Cells known from the start.
         restrictions: What slots may draw.
 
-    Returns:
-        Tokens int64 and values float32, each (B, S).
-
     """
     rows, slots = draws.tokens.shape
     tokens, values = torch.zeros(rows, slots, dtype=torch.long), torch.zeros(rows, slots)
     if given is not None:
         tokens, values = given.tokens.clone(), given.values.clone()
     parts = [slice(member, rows, len(networks)) for member in range(min(len(networks), rows))]
-    walks = []
+    walks, judges = [], []
     for network, z, part in zip(networks, latents, parts, strict=False):
         known = None if given is None else given.mask[part]
         walks.append(_Walk(network, z, draws.of(part), tokens[part], values[part], known))
+        if known is not None:
+            judges.append(_Walk(network, z, draws.of(part), tokens[part], values[part], None))
+    log_weights = torch.zeros(rows)
     for slot in range(slots):
+        allowed, limit = settler.allowed(slot), (restrictions or {}).get(slot)
         if given is None or not bool(given.mask[:, slot].all()):
-            allowed, limit = settler.allowed(slot), (restrictions or {}).get(slot)
             for part, walk in zip(parts, walks, strict=True):
-                walk.draw(slot, None if allowed is None else allowed[part], limit)
+                proposed = walk.draw(slot, None if allowed is None else allowed[part], limit)
+                log_weights[part] -= proposed
+        for part, judge in zip(parts, judges, strict=bool(judges)):
+            score = judge.score(slot)
+            if settler.is_linked(slot) and given is not None:
+                score = score.masked_fill(given.mask[part, slot], 0.0)
+            log_weights[part] += score
         tokens[:, slot], values[:, slot] = settler.settle(slot, tokens[:, slot], values[:, slot])
-        for walk in walks:
+        for walk in (*walks, *judges):
             walk.take_in(slot)
-    return tokens, values
+    return Drawn(tokens, values, log_weights)
 
 
 class _Walk:
@@ -170,8 +204,8 @@ class _Walk:
                 self._context = self._context + network.embed_slot(slot, tokens, values)[0] * known[:, slot : slot + 1]
             self._seen = self._seen + known.sum(dim=1, keepdim=True)
 
-    def draw(self, slot: int, allowed: npt.NDArray[np.bool_] | None, limit: Restriction | None) -> None:
-        """Draw the cells of a slot that are not given."""
+    def draw(self, slot: int, allowed: npt.NDArray[np.bool_] | None, limit: Restriction | None) -> Tensor | float:
+        """Draw the cells of a slot that are not given; their log densities, (B,), where some cells are."""
         hidden = self._network.hidden_of(slot, self._context * self._seen.rsqrt())
         logits = self._network.token_logits(slot, hidden, self._tokens)
         if allowed is not None:
@@ -182,23 +216,40 @@ class _Walk:
             logits = logits.masked_fill(torch.from_numpy(forbidden), 2 * NEVER)
         drawn = _pick(logits, self._draws.tokens[:, slot])
         value = torch.zeros(len(drawn))
-        if self._network.layout.n_levels[slot]:
-            value = self._value(slot, hidden, drawn, limit)
+        levels, mixture = self._network.layout.n_levels[slot], None
+        if levels:
+            mixture = self._mixture(slot, hidden, drawn, limit)
+            value = mixture.draw(self._draws.components[:, slot], self._draws.values[:, slot])
+        density: Tensor | float = 0.0
         if self._known is not None:
             known = self._known[:, slot]
+            density = functional.log_softmax(logits, dim=-1).gather(-1, drawn.unsqueeze(-1))[:, 0]
+            if mixture is not None:
+                density = density + mixture.log_density(value).masked_fill(drawn >= levels, 0.0)
+            density = density.masked_fill(known, 0.0)
             drawn = torch.where(known, self._tokens[:, slot], drawn)
             value = torch.where(known, self._values[:, slot], value)
         self._tokens[:, slot], self._values[:, slot] = drawn, value
+        return density
 
-    def _value(self, slot: int, hidden: Tensor, drawn: Tensor, limit: Restriction | None) -> Tensor:
+    def score(self, slot: int) -> Tensor:
+        """Log density (B,) of the cells of a slot as they stand, given the cells before them."""
+        hidden = self._network.hidden_of(slot, self._context * self._seen.rsqrt())
+        tokens, levels = self._tokens[:, slot], self._network.layout.n_levels[slot]
+        logits = functional.log_softmax(self._network.token_logits(slot, hidden, self._tokens), dim=-1)
+        score = logits.gather(-1, tokens.unsqueeze(-1))[:, 0]
+        if levels:
+            density = self._mixture(slot, hidden, tokens, None).log_density(self._values[:, slot])
+            score = score + density.masked_fill(tokens >= levels, 0.0)
+        # What was never learned has no density at all; it conditions nothing, rather than to forbid every candidate.
+        return score.clamp(min=_LEAST_SCORE)
+
+    def _mixture(self, slot: int, hidden: Tensor, drawn: Tensor, limit: Restriction | None) -> _Truncated:
         low, high = self._network.ranges[slot].tolist()
         if limit is not None:
             low, high = max(low, limit.low), min(high, limit.high)
-        high = max(low, high)
         mixture, origin, unit = self._network.mixture_of(slot, hidden, drawn, self._guesses)
-        ends = ((low - origin) / unit, (high - origin) / unit)
-        fresh = _draw_truncated(mixture, self._draws.components[:, slot], self._draws.values[:, slot], *ends)
-        return (origin + unit * fresh).clamp(low, high)
+        return _Truncated(mixture, origin, unit, low, max(low, high))
 
     def take_in(self, slot: int) -> None:
         """Let later slots see the settled cells of a slot."""
@@ -215,14 +266,41 @@ def _pick(logits: Tensor, uniform: Tensor) -> Tensor:
     return drawn.clamp(max=logits.shape[-1] - 1)
 
 
-def _draw_truncated(mixture: Tensor, pick: Tensor, uniform: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Draw from mixtures of logistics (B, 3K), each cut to its interval [low, high] (B,)."""
-    logits, means, log_scales = mixture.chunk(3, dim=-1)
-    scales = log_scales.clamp(*LOG_SCALES).exp()
-    below = torch.sigmoid((low.unsqueeze(1) - means) / scales)
-    above = torch.sigmoid((high.unsqueeze(1) - means) / scales)
-    mass = functional.log_softmax(logits, dim=-1) + (above - below).clamp(min=1e-12).log()
-    chosen = _pick(mass, pick).unsqueeze(-1)
-    mean, scale, start, end = (t.gather(-1, chosen)[:, 0].double() for t in (means, scales, below, above))
-    place = (start + (end - start) * uniform.double()).clamp(1e-9, 1 - 1e-9)
-    return (mean + scale * torch.logit(place)).float()
+class _Truncated:
+    """Mixtures of logistics (B, 3K), each cut to [low, high].
+
+    Args:
+        mixture: Logits, means and log scales.
+        origin: Where values are counted from, shape (B,).
+        unit: What they are counted in.
+        low: Smallest value.
+        high: Largest value.
+
+    """
+
+    def __init__(self, mixture: Tensor, origin: Tensor, unit: Tensor, low: float, high: float) -> None:
+        logits, self._means, log_scales = mixture.chunk(3, dim=-1)
+        self._log_scales = log_scales.clamp(*LOG_SCALES)
+        self._scales = self._log_scales.exp()
+        self._origin, self._unit, self._ends = origin, unit, (low, high)
+        self._below, self._above = (torch.sigmoid(self._standard(end)) for end in (low, high))
+        self._log_shares = functional.log_softmax(logits, dim=-1)
+        self._mass = self._log_shares + (self._above - self._below).clamp(min=1e-12).log()
+
+    def _standard(self, value: Tensor | float) -> Tensor:
+        return (((value - self._origin) / self._unit).unsqueeze(-1) - self._means) / self._scales
+
+    def draw(self, pick: Tensor, uniform: Tensor) -> Tensor:
+        """Draw by inverting distribution functions at uniforms, all (B,)."""
+        chosen = _pick(self._mass, pick).unsqueeze(-1)
+        parts = (self._means, self._scales, self._below, self._above)
+        mean, scale, start, end = (part.gather(-1, chosen)[:, 0].double() for part in parts)
+        place = (start + (end - start) * uniform.double()).clamp(1e-9, 1 - 1e-9)
+        fresh = (mean + scale * torch.logit(place)).float()
+        return (self._origin + self._unit * fresh).clamp(*self._ends)
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """Log density of values (B,)."""
+        t = self._standard(value)
+        logs = self._log_shares + functional.logsigmoid(t) + functional.logsigmoid(-t) - self._log_scales
+        return torch.logsumexp(logs, dim=-1) - torch.logsumexp(self._mass, dim=-1) - self._unit.log()

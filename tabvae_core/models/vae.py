@@ -12,7 +12,7 @@
 - A slot's token comes from a softmax. A token that carries a value is followed by a mixture of logistics, integrated
   over the cell (Salimans et al., 2017), of what an additive model of the earlier cells leaves open.
 - Any cells of a row may be given, others in every row: given cells enter the sum first. Rows that are trained so do
-  without z, so what is drawn beside given cells is drawn from the conditional that was learned, without rejection.
+  without z; `drawing` weighs what is drawn so.
 
 Shapes: B rows, S slots, V slots that carry values, W width of the sum, H width of a slot's layers, K components.
 """

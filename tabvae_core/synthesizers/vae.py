@@ -67,6 +67,7 @@ class _Options:
         frequencies: Octaves of the periodic features of a number.
         members: Networks of the ensemble.
         free_bits: Nats a latent dimension is given for nothing, which holds its rate there.
+        candidates: Rows drawn for each row with given cells, of which one is kept.
         given_rows: Share of the training rows of which a random subset of the columns is given, for `given`.
 
     """
@@ -80,6 +81,7 @@ class _Options:
     frequencies: int = 0
     members: int = 0
     free_bits: float = 0.1
+    candidates: int = 16
     given_rows: float = 0.25
 
 
@@ -257,24 +259,54 @@ class VAESynthesizer(Synthesizer):
             empty = np.zeros((n_rows, 0))
             table = codec.decode(empty.astype(np.int32), empty.astype(np.float32), rows=rows, seed=seed)
         else:
-            generator = _generator(seed, block, attempt)
-            # Whole blocks are always drawn, so that a shorter last block begins like a full one.
-            draws = Draws.make(BLOCK_ROWS, len(codec.slots), self._options.latent, generator).of(slice(n_rows))
-            pick, step = torch.rand(BLOCK_ROWS, generator=generator)[:n_rows], len(self._priors)
-            latents = [
-                prior.transform(draws.latent[first::step], pick[first::step])
-                for first, prior in enumerate(self._priors)
-            ]
-            settling = Settling(codec, self._links, {name: part.cells for name, part in cells.items()})
-            limits = {
-                slot: Restriction(limit.tokens, limit.low, limit.high)
-                for slot, limit in slot_limits(codec, bounds or {}).items()
-            }
-            tokens, values = generate(
-                self._networks, latents, draws, settling, given=self._given(cells, n_rows), restrictions=limits
-            )
-            table = settling.decode(tokens, values, rows=rows, seed=seed)
+            table = self._draw(block, rows, seed, attempt, cells, bounds or {})
         return with_given(table.select(list(self.schema.names)), cells)
+
+    def _draw(
+        self,
+        block: int,
+        rows: npt.NDArray[np.uint64],
+        seed: int,
+        attempt: int,
+        cells: Mapping[str, GivenColumn],
+        bounds: Mapping[str, Any],
+    ) -> pa.Table:
+        """Draw the rows of a block; where cells are given, a few candidates for each row, of which one is kept."""
+        codec, generator = self._fitted, _generator(seed, block, attempt)
+        given = self._given(cells, len(rows))
+        times = 1 if given is None else self._n_candidates(given)
+        if given is not None:
+            given = Given(*(part.repeat_interleave(times, dim=0) for part in (given.mask, given.tokens, given.values)))
+        # Whole blocks are always drawn, so that a shorter last block begins like a full one.
+        whole, n = BLOCK_ROWS * times, len(rows) * times
+        draws = Draws.make(whole, len(codec.slots), self._options.latent, generator).of(slice(n))
+        pick, step = torch.rand(whole, generator=generator)[:n], len(self._priors)
+        latents = [
+            prior.transform(draws.latent[first::step], pick[first::step]) for first, prior in enumerate(self._priors)
+        ]
+        every = np.repeat(np.arange(len(rows)), times)
+        settling = Settling(
+            codec, self._links, {name: part.cells.take(pa.array(every)) for name, part in cells.items()}
+        )
+        limits = {
+            slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
+        }
+        drawn = generate(self._networks, latents, draws, settling, given=given, restrictions=limits)
+        tokens, values = drawn.tokens, drawn.values
+        if times > 1:
+            luck = -(-torch.rand(whole, generator=generator)[:n].clamp(1e-12, 1 - 1e-7).log()).log()  # Gumbel
+            best = (drawn.log_weights + luck).view(len(rows), times).argmax(dim=1)
+            kept = torch.arange(len(rows)) * times + best
+            tokens, values = tokens[kept], values[kept]
+            settling.keep(kept.numpy())
+        return settling.decode(tokens, values, rows=rows, seed=seed)
+
+    def _n_candidates(self, given: Given) -> int:
+        """One, where every row's given cells come first in the table's order: what follows is drawn to suit anyway."""
+        first = given.mask.long().cumprod(dim=1)
+        if bool((given.mask.long() == first).all()):
+            return 1
+        return max(1, self._options.candidates)
 
     def unlearned(self, given: pa.Table) -> dict[str, int]:
         """Count given cells of values that were never learned; see `Synthesizer.unlearned`."""

@@ -38,6 +38,9 @@ class Unsettled:
     def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return tokens, values
 
+    def is_linked(self, slot: int) -> bool:
+        return False
+
 
 class Replayed(Unsettled):
     """Puts cells in the place of what was drawn, so that a generation goes through rows that are known."""
@@ -123,6 +126,12 @@ def known(cells: Cells, given: Tensor) -> Given:
     return Given(given, tokens, values)
 
 
+def cells_of(*args: Any, **more: Any) -> tuple[Tensor, Tensor]:
+    """Tokens and values of `generate`."""
+    drawn = generate(*args, **more)
+    return drawn.tokens, drawn.values
+
+
 def draws_of(rows: int, seed: int = 0) -> Draws:
     return Draws.make(rows, SLOTS, SIZE.latent, torch.Generator().manual_seed(seed))
 
@@ -140,7 +149,8 @@ def test_step_by_step_equals_the_whole_pass(network: TabularVAE, kind: str, monk
 
     class Spy(TabularVAE):
         def token_logits(self, slot: int, hidden: Tensor, tokens: Tensor) -> Tensor:
-            seen[slot] = hidden, walks[0]._guesses
+            if proposing:
+                seen[slot] = hidden, walks[0]._guesses
             return super().token_logits(slot, hidden, tokens)
 
     class Watched(drawing._Walk):
@@ -148,10 +158,17 @@ def test_step_by_step_equals_the_whole_pass(network: TabularVAE, kind: str, monk
             super().__init__(*args)
             walks.append(self)
 
+        def draw(self, *args: Any) -> Tensor | float:
+            proposing.append(self)
+            density = super().draw(*args)
+            proposing.pop()
+            return density
+
+    proposing: list[drawing._Walk] = []
     walks: list[drawing._Walk] = []
     monkeypatch.setattr(drawing, "_Walk", Watched)
     network.__class__ = Spy
-    generate([network], [z], draws_of(ROWS), Replayed(cells), given=known(cells, given) if kind != "none" else None)
+    cells_of([network], [z], draws_of(ROWS), Replayed(cells), given=known(cells, given) if kind != "none" else None)
     assert set(seen) == {slot for slot in range(SLOTS) if not given[:, slot].all()}
     for slot, (hidden, guess) in seen.items():
         open_ = ~given[:, slot]
@@ -187,7 +204,7 @@ def test_drawn_shares_are_what_is_learned(network: TabularVAE, kind: str) -> Non
 def test_given_rows_need_no_latent_and_others_do(network: TabularVAE) -> None:
     cells, given = some_cells(), masks("each")
     drawn = [
-        generate([network], [torch.randn(ROWS, 3)], draws_of(ROWS), Unsettled(), given=known(cells, given))
+        cells_of([network], [torch.randn(ROWS, 3)], draws_of(ROWS), Unsettled(), given=known(cells, given))
         for _ in range(2)
     ]
     some = given.any(dim=1)
@@ -201,11 +218,11 @@ def test_given_rows_need_no_latent_and_others_do(network: TabularVAE) -> None:
 
 def test_what_is_given_in_one_row_is_nothing_to_another(network: TabularVAE) -> None:
     cells, given, z = some_cells(), masks("each"), torch.randn(ROWS, 3)
-    together = generate([network], [z], draws_of(ROWS), Unsettled(), given=known(cells, given))
+    together = cells_of([network], [z], draws_of(ROWS), Unsettled(), given=known(cells, given))
     for row in (0, 1, 7, 20):
         part = Given(*(t[row : row + 1] for t in vars(known(cells, given)).values()))
         draws = Draws(*(t[row : row + 1] for t in vars(draws_of(ROWS)).values()))
-        tokens, values = generate([network], [z[row : row + 1]], draws, Unsettled(), given=part)
+        tokens, values = cells_of([network], [z[row : row + 1]], draws, Unsettled(), given=part)
         assert torch.equal(tokens[0], together[0][row])
         assert torch.allclose(values[0], together[1][row], atol=1e-5)
 
@@ -260,7 +277,7 @@ def test_given_cells_cost_nothing(network: TabularVAE) -> None:
 
 
 def test_what_must_never_be_drawn_is_not(network: TabularVAE) -> None:
-    tokens, values = generate([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled())
+    tokens, values = cells_of([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled())
     for slot, n in enumerate(LAYOUT.n_tokens):
         drawn = set(tokens[:, slot].tolist())
         assert drawn <= set(range(n)) - NEVER_DRAWN[slot]
@@ -274,7 +291,7 @@ def test_restrictions_hold_and_shares_stay_conditional(network: TabularVAE) -> N
         3: Restriction(np.array([True, True])),  # of the slot's own tokens: its link is left out
         4: Restriction(np.arange(40) < 3),
     }
-    tokens, values = generate([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled(), restrictions=limits)
+    tokens, values = cells_of([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled(), restrictions=limits)
     assert set(tokens[:, 2].tolist()) == {0}
     assert float(values[:, 2].min()) >= -0.5
     assert float(values[:, 2].max()) <= 0.25
@@ -282,7 +299,7 @@ def test_restrictions_hold_and_shares_stay_conditional(network: TabularVAE) -> N
     assert float(inner.float().mean()) > 0.5, "values are drawn within the range, not clipped to its ends"
     assert set(tokens[:, 3].tolist()) == {0, 1}
     assert set(tokens[:, 4].tolist()) == {0, 1, 2}
-    free = generate([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled())[0]
+    free = cells_of([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled())[0]
     allowed = [(free[:, 4] == token).float().mean() for token in range(3)]
     expected = torch.stack(allowed) / sum(allowed)
     shares = torch.bincount(tokens[:, 4], minlength=3) / 4000
@@ -297,7 +314,7 @@ def test_what_the_settler_forbids_is_not_drawn(network: TabularVAE) -> None:
         def allowed(self, slot: int) -> npt.NDArray[np.bool_] | None:
             return ~forbidden.numpy() if slot == 3 else None
 
-    tokens, _ = generate([network], [torch.randn(2000, 3)], draws_of(2000), Strict())
+    tokens, _ = cells_of([network], [torch.randn(2000, 3)], draws_of(2000), Strict())
     assert set(tokens[:, 3].tolist()) == {0, 1, 2}
     assert not bool(forbidden.gather(1, tokens[:, 3:4]).any())
 
@@ -324,17 +341,57 @@ def test_values_are_drawn_from_the_density_that_is_learned(network: TabularVAE) 
         torch.zeros(rows, SLOTS), None,
     )  # fmt: skip
     walk._guesses = guess.expand(rows, -1)
-    drawn = walk._value(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), None)
+    mixture = walk._mixture(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), None)
+    drawn = mixture.draw(walk._draws.components[:, slot], walk._draws.values[:, slot])
     shares = (drawn[None] <= grid[::40, None]).float().mean(dim=1)
     assert torch.allclose(shares, learned[::40], atol=0.015)
 
 
 def test_first_rows_do_not_depend_on_how_many_follow(network: TabularVAE) -> None:
     z, draws = torch.randn(300, 3), draws_of(300)
-    every = generate([network], [z], draws, Unsettled())
-    few = generate([network], [z[:100]], draws.of(slice(100)), Unsettled())
+    every = cells_of([network], [z], draws, Unsettled())
+    few = cells_of([network], [z[:100]], draws.of(slice(100)), Unsettled())
     assert torch.equal(few[0], every[0][:100])
     assert torch.allclose(few[1], every[1][:100], atol=1e-5)
+
+
+def test_given_cells_weigh_what_was_proposed(network: TabularVAE) -> None:
+    """Of rows with given cells, kept by their weights, the others are as in rows that happen to have these cells."""
+    rows, given = 120_000, torch.zeros(1, SLOTS, dtype=torch.bool)
+    given[0, 4] = True  # after slots 0 to 3, which must suit it
+    free, values = cells_of([network], [torch.randn(rows, 3)], draws_of(rows), Unsettled())
+    token = int(free[:, 4].mode().values)
+    like = free[:, 4] == token
+    assert int(like.sum()) > 2_000
+    drawn = generate(
+        [network], [torch.randn(rows, 3)], draws_of(rows, seed=1), Unsettled(),
+        given=Given(given.expand(rows, -1), torch.full((rows, SLOTS), token), torch.zeros(rows, SLOTS)),
+    )  # fmt: skip
+    assert set(drawn.tokens[:, 4].tolist()) == {token}
+    weights = drawn.log_weights.softmax(dim=0)
+    assert 1 / float((weights**2).sum()) > 500, "rows that count"
+    for slot in (0, 1, 2, 3, 5):
+        n = LAYOUT.n_tokens[slot]
+        expected = torch.bincount(free[like, slot], minlength=n) / like.sum()
+        weighed = torch.zeros(n).index_add(0, drawn.tokens[:, slot], weights)
+        assert float((weighed - expected).abs().sum()) / 2 < 0.06, f"slot {slot}"
+    carries = like & (free[:, 2] == 0)
+    own = drawn.tokens[:, 2] == 0
+    mean = float((drawn.values[own, 2] * weights[own]).sum() / weights[own].sum())
+    assert mean == pytest.approx(float(values[carries, 2].mean()), abs=0.1)
+
+
+def test_links_of_given_cells_say_nothing(network: TabularVAE) -> None:
+    class Linked(Unsettled):
+        def is_linked(self, slot: int) -> bool:
+            return slot == 3
+
+    cells, only = some_cells(), torch.zeros(ROWS, SLOTS, dtype=torch.bool)
+    only[:, 3] = True
+    z, draws = torch.randn(ROWS, 3), draws_of(ROWS)
+    some, none = (generate([network], [z], draws, s, given=known(cells, only)) for s in (Unsettled(), Linked()))
+    assert torch.equal(some.tokens, none.tokens)
+    assert not torch.equal(some.log_weights, none.log_weights)
 
 
 def test_rows_come_from_the_members_in_turn(network: TabularVAE) -> None:
@@ -346,14 +403,14 @@ def test_rows_come_from_the_members_in_turn(network: TabularVAE) -> None:
             member.token_heads[head].bias[place, shift] += 100.0
     for rows in (1, 2, 7):
         draws, z = draws_of(rows), torch.randn(rows, 3)
-        tokens, _ = generate(others, [z[m::3] for m in range(3)], draws, Unsettled())
+        tokens, _ = cells_of(others, [z[m::3] for m in range(3)], draws, Unsettled())
         assert tokens[:, 4].tolist() == [row % 3 for row in range(rows)]
 
 
 def test_an_ensemble_of_one_network_draws_as_it_does_alone(network: TabularVAE) -> None:
     draws, z = draws_of(ROWS), torch.randn(ROWS, 3)
-    alone = generate([network], [z], draws, Unsettled())
-    twice = generate([network, network], [z[::2], z[1::2]], draws, Unsettled())
+    alone = cells_of([network], [z], draws, Unsettled())
+    twice = cells_of([network, network], [z[::2], z[1::2]], draws, Unsettled())
     assert torch.equal(alone[0], twice[0])
     assert torch.allclose(alone[1], twice[1], atol=1e-5)
 
