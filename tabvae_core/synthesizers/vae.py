@@ -49,6 +49,8 @@ _OCTAVES = ((25_000, 8), (20_000, 6), (12_000, 5), (0, 3))
 _WIDE = 20
 _MANY_TOKENS = 20_000
 _PRIOR_ROWS = 20_000
+_CANDIDATE_CELLS = 1_200
+"""Cells of all candidates of a row: memory of a block does not grow with the columns beyond."""
 _STRIDE = 7_919
 """Between the seeds of members: seeds of models that users count up share none."""
 
@@ -306,7 +308,7 @@ class VAESynthesizer(Synthesizer):
         first = given.mask.long().cumprod(dim=1)
         if bool((given.mask.long() == first).all()):
             return 1
-        return max(1, self._options.candidates)
+        return max(1, min(self._options.candidates, _CANDIDATE_CELLS // given.mask.shape[1]))
 
     def unlearned(self, given: pa.Table) -> dict[str, int]:
         """Count given cells of values that were never learned; see `Synthesizer.unlearned`."""
