@@ -119,7 +119,7 @@ class Drawn:
     Args:
         tokens: Tokens, int64, shape (B, S).
         values: Values, float32, shape (B, S).
-        log_weights: Log odds of each row as a candidate, shape (B,); zero without given cells.
+        log_weights: Log odds of each row as a candidate, shape (B,); without meaning unless given cells were weighed.
 
     """
 
@@ -137,6 +137,7 @@ def generate(
     *,
     given: Given | None = None,
     restrictions: Mapping[int, Restriction] | None = None,
+    weighed: bool = True,
 ) -> Drawn:
     """Draw rows slot by slot in the table's order, each step computing one slot only.
 
@@ -147,6 +148,7 @@ def generate(
         settler: Settles every slot before the next one sees it.
         given: Cells known from the start.
         restrictions: What slots may draw.
+        weighed: Whether rows with given cells are weighed, which a single candidate need not be.
 
     """
     rows, slots = draws.tokens.shape
@@ -158,12 +160,12 @@ def generate(
     for network, z, part in zip(networks, latents, parts, strict=False):
         known = None if given is None else given.mask[part]
         walks.append(_Walk(network, z, draws.of(part), tokens[part], values[part], known))
-        if known is not None:
+        if known is not None and weighed:
             judges.append(_Walk(network, z, draws.of(part), tokens[part], values[part], None))
     log_weights = torch.zeros(rows)
     for slot in range(slots):
-        allowed, limit = settler.allowed(slot), (restrictions or {}).get(slot)
         if given is None or not bool(given.mask[:, slot].all()):
+            allowed, limit = settler.allowed(slot), (restrictions or {}).get(slot)
             for part, walk in zip(parts, walks, strict=True):
                 proposed = walk.draw(slot, None if allowed is None else allowed[part], limit)
                 log_weights[part] -= proposed
@@ -223,10 +225,7 @@ class _Walk:
         density: Tensor | float = 0.0
         if self._known is not None:
             known = self._known[:, slot]
-            density = functional.log_softmax(logits, dim=-1).gather(-1, drawn.unsqueeze(-1))[:, 0]
-            if mixture is not None:
-                density = density + mixture.log_density(value).masked_fill(drawn >= levels, 0.0)
-            density = density.masked_fill(known, 0.0)
+            density = _log_density(logits, drawn, mixture, value, levels).masked_fill(known, 0.0)
             drawn = torch.where(known, self._tokens[:, slot], drawn)
             value = torch.where(known, self._values[:, slot], value)
         self._tokens[:, slot], self._values[:, slot] = drawn, value
@@ -236,11 +235,9 @@ class _Walk:
         """Log density (B,) of the cells of a slot as they stand, given the cells before them."""
         hidden = self._network.hidden_of(slot, self._context * self._seen.rsqrt())
         tokens, levels = self._tokens[:, slot], self._network.layout.n_levels[slot]
-        logits = functional.log_softmax(self._network.token_logits(slot, hidden, self._tokens), dim=-1)
-        score = logits.gather(-1, tokens.unsqueeze(-1))[:, 0]
-        if levels:
-            density = self._mixture(slot, hidden, tokens, None).log_density(self._values[:, slot])
-            score = score + density.masked_fill(tokens >= levels, 0.0)
+        logits = self._network.token_logits(slot, hidden, self._tokens)
+        mixture = self._mixture(slot, hidden, tokens, None) if levels else None
+        score = _log_density(logits, tokens, mixture, self._values[:, slot], levels)
         # What was never learned has no density at all; it conditions nothing, rather than to forbid every candidate.
         return score.clamp(min=_LEAST_SCORE)
 
@@ -257,6 +254,14 @@ class _Walk:
         new = 1.0 if self._known is None else (~self._known[:, slot]).float().unsqueeze(-1)
         self._context, self._seen = self._context + step * new, self._seen + new
         self._guesses = self._guesses + guess
+
+
+def _log_density(logits: Tensor, tokens: Tensor, mixture: _Truncated | None, values: Tensor, levels: int) -> Tensor:
+    """Log density (B,) of cells of a slot: of their tokens, and of their values where a token carries one."""
+    density = functional.log_softmax(logits, dim=-1).gather(-1, tokens.unsqueeze(-1))[:, 0]
+    if mixture is not None:
+        density = density + mixture.log_density(values).masked_fill(tokens >= levels, 0.0)
+    return density
 
 
 def _pick(logits: Tensor, uniform: Tensor) -> Tensor:

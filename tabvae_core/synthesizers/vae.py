@@ -293,7 +293,7 @@ class VAESynthesizer(Synthesizer):
         limits = {
             slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
         }
-        drawn = generate(self._networks, latents, draws, settling, given=given, restrictions=limits)
+        drawn = generate(self._networks, latents, draws, settling, given=given, restrictions=limits, weighed=times > 1)
         tokens, values = drawn.tokens, drawn.values
         if times > 1:
             luck = -(-torch.rand(whole, generator=generator)[:n].clamp(1e-12, 1 - 1e-7).log()).log()  # Gumbel
