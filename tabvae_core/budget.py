@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from tabvae_core.spec import ModelSpec
 
-__all__ = ["SMALL_ROWS", "Budget", "training_budget"]
+__all__ = ["SMALL_ROWS", "WIDE_SLOTS", "Budget", "training_budget"]
 
 SMALL_ROWS = 3_000
 """Below, a network knows rows by heart unless it is held back."""
 _FEW_ROWS = 8_000
-_USUAL_SLOTS, _WIDE_SLOTS = 20, 80
+_USUAL_SLOTS, WIDE_SLOTS = 20, 80
+"""Beyond the latter, a step takes so long that one network has to do."""
 _MANY_ROWS = 200_000
 """Beyond, chance is no longer what a network gets wrong."""
 _MIN_EPOCHS, _MAX_EPOCHS = 1, 300
@@ -55,5 +56,5 @@ def training_budget(rows: int, slots: int, valued: int, model: ModelSpec) -> Bud
     steps = 400.0 if small else 600.0 if few else 1_200.0 if numbers else 700.0
     steps *= min(1.0, max(0.5, math.sqrt(_USUAL_SLOTS / max(slots, 1))))
     epochs = model.epochs or min(max(math.ceil(steps * batch / max(rows, 1)), _MIN_EPOCHS), _MAX_EPOCHS)
-    members = 1 if slots > _WIDE_SLOTS or rows > _MANY_ROWS else 2 if numbers or slots > _USUAL_SLOTS else 4
+    members = 1 if slots > WIDE_SLOTS or rows > _MANY_ROWS else 2 if numbers or slots > _USUAL_SLOTS else 4
     return Budget(epochs, batch, model.learning_rate or (2e-3 if few else 5e-3), members)

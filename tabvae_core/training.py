@@ -19,6 +19,9 @@ from tabvae_core.progress import Progress, ProgressEvent, silent
 
 __all__ = ["TrainingPlan", "TrainingRecord", "train"]
 
+_COOLING_RATE, _COOL = 0.2, 0.02
+"""Learning rate that cooling begins with at most, and that needs none, as shares of the peak."""
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -35,6 +38,9 @@ class TrainingPlan:
         seed: Seed of batches, noise and dropout.
         max_seconds: Wall-clock limit; the learning rate's decay is fitted to it.
         final_rate: Learning rate at the end, as a share of the peak.
+        cooling_steps: Steps from the best weights on, while the learning rate falls to nothing: weights kept from the
+            middle of a schedule have not settled, which a likelihood hardly notices and margins do. None after a
+            training whose rate had fallen by then, as it has where a time limit ended it.
 
     """
 
@@ -48,6 +54,7 @@ class TrainingPlan:
     seed: int = 0
     max_seconds: float | None = None
     final_rate: float = 0.01
+    cooling_steps: int = 0
 
 
 @dataclass
@@ -84,7 +91,7 @@ def train(
     progress: Progress = silent,
     checkpoint: Path | None = None,
 ) -> TrainingRecord:
-    """Train a model in place; it ends with the weights that were best on the validation rows.
+    """Train a model in place; it ends with the weights that were best on the validation rows, cooled down.
 
     Args:
         model: Trained; its device decides where.
@@ -113,6 +120,11 @@ def train(
             run.save(checkpoint)
         run.report(progress)
     model.load_state_dict(run.best)
+    if plan.cooling_steps and run.record.stopped != "max_seconds":
+        started = time.monotonic()
+        with _train_mode(model):
+            run.cool(loss, progress)
+        run.record.seconds += time.monotonic() - started
     return run.record
 
 
@@ -143,16 +155,9 @@ class _Run:
         total, done, last_word = 0.0, 0, started
         for step in range(self.steps_an_epoch):
             rows = order[step * self.batch : (step + 1) * self.batch]
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate(time.monotonic() - started)
-            value = loss(self.model, rows, generator)
-            self.optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
-            self.optimizer.step()
-            self.record.steps += 1
+            value = self._step(loss, rows, generator, self._rate(time.monotonic() - started))
             self._average()
-            total, done = total + float(value.detach()), done + 1
+            total, done = total + value, done + 1
             now = time.monotonic()
             if now - last_word > 2:
                 last_word = now
@@ -163,6 +168,37 @@ class _Run:
                 break
         self.record.epochs += 1
         self.record.train_loss.append(round(total / max(done, 1), 5))
+
+    def _step(
+        self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], rows: Tensor,
+        generator: torch.Generator, rate: float,
+    ) -> float:  # fmt: skip
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        value = loss(self.model, rows, generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
+        self.optimizer.step()
+        self.record.steps += 1
+        return float(value.detach())
+
+    def cool(self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], progress: Progress) -> None:
+        start = min(_COOLING_RATE, self._decay(self.record.best_epoch / self.plan.epochs))
+        if start < _COOL:
+            return
+        steps, last_word = self.plan.cooling_steps, time.monotonic()
+        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + self.plan.epochs)
+        order = torch.empty(0, dtype=torch.long)
+        for step in range(steps):
+            if len(order) < self.batch:
+                order = torch.randperm(self.n_rows, generator=generator)
+            rows, order = order[: self.batch], order[self.batch :]
+            value = self._step(loss, rows, generator, self.plan.learning_rate * start * (1 - step / steps))
+            if time.monotonic() - last_word > 2:
+                last_word = time.monotonic()
+                message = f"cooling down, step {step + 1} of {steps}, loss {value:.3f}"
+                progress(ProgressEvent("train", self.record.epochs, self.plan.epochs, "epochs", message))
 
     def judge(self, validation_loss: Callable[[nn.Module], float]) -> None:
         current = _copy(self.model)
@@ -192,8 +228,12 @@ class _Run:
         if self.plan.max_seconds is not None:
             done = max(done, (self.record.seconds + in_epoch) / self.plan.max_seconds)
         warm = min(1.0, (self.record.steps + 1) / max(20, 0.04 * self.plan.epochs * self.steps_an_epoch))
+        return self.plan.learning_rate * warm * self._decay(done)
+
+    def _decay(self, done: float) -> float:
+        """Learning rate after a share of the training, as a share of the peak."""
         low = self.plan.final_rate
-        return self.plan.learning_rate * warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
+        return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
     def _average(self) -> None:
         # The warm-up keeps the random start out of the average, which would cost points of fidelity on short runs.

@@ -11,6 +11,8 @@ Shapes: B rows, S slots, V slots that carry values, F periodic features of a val
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,9 @@ __all__ = ["MOST_VALUED", "AdditiveModel"]
 
 MOST_VALUED = 80
 """Slots that carry values, at most: the model is quadratic in them, and wider tables do without."""
-_MOST_TOKENS = 400
+_MOST_TOKENS, _FEWEST_TOKENS = 400, 4
+_MOST_PRODUCTS = 2e11
+"""Multiplications that the normal equations of all slots may cost, about: some seconds of one core."""
 _TOKEN_ROWS = 10
 _OCTAVES = 3
 _RIDGE = 10.0
@@ -108,6 +112,7 @@ class AdditiveModel(nn.Module):
         """
         if not self.active:
             return
+        most = self._most_tokens(*flat.shape)
         smooth, places = self.smooth(features), {slot: k for k, slot in enumerate(numeric.tolist())}
         counts = torch.bincount(flat.flatten(), minlength=len(self.by_token))
         octave = torch.tensor([-1.0, *range(self.octaves), *range(self.octaves)])
@@ -117,7 +122,7 @@ class AdditiveModel(nn.Module):
         tokens: list[Tensor] = []
         for slot, (first, end) in enumerate(zip(offsets.tolist(), ends, strict=True)):
             shared = first + torch.nonzero(counts[first:end] >= _TOKEN_ROWS)[:, 0]
-            shared = shared[counts[shared].argsort(descending=True, stable=True)[:_MOST_TOKENS]]
+            shared = shared[counts[shared].argsort(descending=True, stable=True)[:most]]
             tokens.append(shared)
             columns.append((flat[:, slot : slot + 1] == shared).float())
             penalties.append(torch.full((len(shared),), _RIDGE))
@@ -139,6 +144,11 @@ class AdditiveModel(nn.Module):
                 self.by_token[tokens[other], v] = part[: len(tokens[other])]
                 if other in places:
                     self.by_value[places[other], :, v] = part[len(tokens[other]) :]
+
+    def _most_tokens(self, rows: int, slots: int) -> int:
+        """Tokens of a slot with effects of their own, at most: the cost is quadratic in those of all slots."""
+        affordable = math.sqrt(_MOST_PRODUCTS / max(rows * len(self.start), 1)) / max(slots, 1)
+        return int(min(_MOST_TOKENS, max(_FEWEST_TOKENS, affordable)))
 
 
 def _ridge(design: Tensor, y: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor, Tensor]:

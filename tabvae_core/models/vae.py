@@ -281,13 +281,12 @@ class TabularVAE(nn.Module):
     def _embed(self, tokens: Tensor, features: Tensor) -> Tensor:
         """Embed whole rows of tokens (B, S) and features (B, numeric slots, F) as (B, S, W)."""
         embedded: Tensor = self.embedding(tokens + self.offsets)
-        if len(self.numeric):
-            parts = torch.bmm(features.transpose(0, 1), self.value_weight).transpose(0, 1)
-            embedded = embedded.index_add(1, self.numeric, parts)
-        for slot in self._tables:
-            at = torch.tensor([slot], device=tokens.device)
-            embedded = embedded.index_add(1, at, self._member(slot, tokens).unsqueeze(1))
-        return embedded
+        slots, parts = [self.numeric], [torch.bmm(features.transpose(0, 1), self.value_weight).transpose(0, 1)]
+        if self._tables:
+            slots.append(torch.tensor(list(self._tables), device=tokens.device))
+            parts.append(torch.stack([self._member(slot, tokens) for slot in self._tables], dim=1))
+        # At once: each addition copies the embeddings of all slots.
+        return embedded.index_add(1, torch.cat(slots), torch.cat(parts, dim=1))
 
     def _member(self, slot: int, tokens: Tensor) -> Tensor:
         """What a category's member adds to its slot's embedding, (B, W)."""
@@ -399,11 +398,10 @@ class TabularVAE(nn.Module):
         loss = hidden.new_zeros(())
         for head in self.token_heads:
             logits = head(hidden[head.index])
-            for place, slot in enumerate(head.slots):
-                if slot in self._by_parent:
-                    extra = self._parent_logits(slot, hidden[slot], cells.tokens[:, self.layout.parents[slot]])
-                    padded = functional.pad(extra, (0, logits.shape[-1] - extra.shape[-1]))
-                    logits = logits.index_add(0, torch.tensor([place], device=logits.device), padded.unsqueeze(0))
+            nested = [place for place, slot in enumerate(head.slots) if slot in self._by_parent]
+            if nested:
+                extra = [self._padded_parent_logits(head.slots[k], hidden, cells, logits.shape[-1]) for k in nested]
+                logits = logits.index_add(0, torch.tensor(nested, device=logits.device), torch.stack(extra))
             each = functional.cross_entropy(
                 logits.flatten(0, 1), cells.targets[:, head.index].T.flatten(), reduction="none"
             )
@@ -412,6 +410,10 @@ class TabularVAE(nn.Module):
             carries = ((cells.targets < self.levels) & counted)[:, self.valued].T
             loss = loss - (self._log_density(hidden[self.valued], cells, guesses, generator) * carries).sum()
         return loss / len(counted)
+
+    def _padded_parent_logits(self, slot: int, hidden: Tensor, cells: Cells, width: int) -> Tensor:
+        logits = self._parent_logits(slot, hidden[slot], cells.tokens[:, self.layout.parents[slot]])
+        return functional.pad(logits, (0, width - logits.shape[-1]))
 
     def _parent_logits(self, slot: int, hidden: Tensor, parent_tokens: Tensor) -> Tensor:
         logits: Tensor = getattr(self, self._by_parent[slot])[parent_tokens]

@@ -82,6 +82,32 @@ def test_patience_stops() -> None:
     assert (record.best_epoch, record.epochs, record.stopped) == (2, 6, "patience")
 
 
+def stops_early(cooling_steps: int, checkpoint: Path | None = None) -> tuple[nn.Module, TrainingRecord]:
+    """A training whose validation loss is best after the third epoch, where the learning rate is still high."""
+    model, values = fresh(), iter([3.0, 2.0, 1.0, 4.0, 4.0])
+    plan = TrainingPlan(
+        epochs=12, batch_size=32, learning_rate=0.02, seed=3, patience=2, cooling_steps=cooling_steps
+    )  # fmt: skip
+    return model, train(model, loss, lambda _: next(values), ROWS, plan, checkpoint=checkpoint)
+
+
+def test_weights_from_the_middle_of_a_schedule_are_cooled_down(tmp_path: Path) -> None:
+    plain, plain_record = stops_early(0)
+    cooled, record = stops_early(40, tmp_path)
+    assert (record.best_epoch, record.stopped) == (3, "patience")
+    assert record.steps == plain_record.steps + 40
+    assert validation_loss(cooled) < validation_loss(plain)
+    resumed, _ = stops_early(40, tmp_path)  # killed while cooling: the checkpoint is that of the last epoch
+    assert all(torch.equal(a, b) for a, b in zip(cooled.parameters(), resumed.parameters(), strict=True))
+
+
+def test_weights_that_have_settled_are_not_cooled_again() -> None:
+    plain, cooled = fresh(), fresh()
+    assert run(plain).best_epoch == 12
+    assert run(cooled, cooling_steps=40).steps == 12 * ROWS // 32
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), cooled.parameters(), strict=True))
+
+
 def test_max_seconds_stops_with_a_model() -> None:
     record = run(fresh(), epochs=100_000, max_seconds=0.3, patience=10**9)
     assert record.stopped == "max_seconds"
