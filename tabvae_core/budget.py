@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 from tabvae_core.spec import ModelSpec
 
-__all__ = ["SMALL_ROWS", "WIDE_SLOTS", "Budget", "training_budget"]
+__all__ = ["FEW_ROWS", "SMALL_ROWS", "WIDE_SLOTS", "Budget", "training_budget"]
 
-SMALL_ROWS = 3_000
-"""Below, a network knows rows by heart unless it is held back."""
-_FEW_ROWS = 8_000
+SMALL_ROWS, FEW_ROWS = 3_000, 8_000
+"""Below the first a network knows rows by heart unless it is held back, below the second it tends to."""
 _USUAL_SLOTS, WIDE_SLOTS = 20, 80
 """Beyond the latter, a step takes so long that one network has to do."""
 _MANY_ROWS = 200_000
@@ -51,9 +50,9 @@ def training_budget(rows: int, slots: int, valued: int, model: ModelSpec) -> Bud
         model: The spec's own wishes.
 
     """
-    small, few, numbers = rows < SMALL_ROWS, rows < _FEW_ROWS, 2 * valued >= slots
+    small, few, numbers = rows < SMALL_ROWS, rows < FEW_ROWS, 2 * valued >= slots
     batch = model.batch_size or (64 if small else 128 if few else 256)
-    steps = 400.0 if small else 600.0 if few else 1_200.0 if numbers else 700.0
+    steps = 400.0 if small else 1_200.0 if few or numbers else 700.0
     steps *= min(1.0, max(0.5, math.sqrt(_USUAL_SLOTS / max(slots, 1))))
     epochs = model.epochs or min(max(math.ceil(steps * batch / max(rows, 1)), _MIN_EPOCHS), _MAX_EPOCHS)
     members = 1 if slots > WIDE_SLOTS or rows > _MANY_ROWS else 2 if numbers or slots > _USUAL_SLOTS else 4

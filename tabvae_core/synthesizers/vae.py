@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tabvae_core.budget import SMALL_ROWS, WIDE_SLOTS, Budget, training_budget
+from tabvae_core.budget import FEW_ROWS, SMALL_ROWS, WIDE_SLOTS, Budget, training_budget
 from tabvae_core.bundle import Bundle, read_bundle, write_bundle
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.ordering import arrange
@@ -222,7 +222,7 @@ class VAESynthesizer(Synthesizer):
             depth=asked.depth or 1,
             latent=asked.latent,
             dropout=asked.dropout if asked.dropout >= 0 else (0.2 if small or wide else 0.1),
-            cell_dropout=asked.cell_dropout if asked.cell_dropout >= 0 else (0.1 if small else 0.0),
+            cell_dropout=asked.cell_dropout if asked.cell_dropout >= 0 else (0.1 if rows < FEW_ROWS else 0.0),
             frequencies=asked.frequencies or next(octaves for least, octaves in _OCTAVES if rows >= least),
         )
 
