@@ -7,6 +7,7 @@ Oh, 2018) under the Wasserstein loss with gradient penalty (Gulrajani, Ahmed, Ar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,8 @@ _TEMPERATURE = 0.2
 """Of the Gumbel-softmax."""
 _SLOPE, _DROPOUT = 0.2, 0.5
 _PENALTY = 10.0
+_TINY = 1e-30
+"""Stands for a uniform number of 0, which has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,36 @@ class RowLayout:
         return sizes_.cumsum(0) - sizes_
 
 
-class _Residual(nn.Module):
-    """Appends its output to its input."""
+class _Told(nn.Module):
+    """A linear layer's share of one-hot conditions, which is a row of its weights each.
 
-    def __init__(self, width: int, hidden: int) -> None:
+    Args:
+        conditions: Rows.
+        width: Output of the layer.
+        inputs: Of the whole layer, as whose weights these start.
+
+    """
+
+    def __init__(self, conditions: int, width: int, inputs: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, hidden)
-        self.norm = nn.BatchNorm1d(hidden)
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(conditions, width).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, functional.relu(self.norm(self.linear(x)))], dim=1)
+    def forward(self, condition: Tensor) -> Tensor:
+        return functional.embedding(condition, self.weight)
+
+
+class _Conditioned(nn.Module):
+    """A linear layer of features (B, features) and a condition, int64 (B,)."""
+
+    def __init__(self, features: int, conditions: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, width)
+        self.told = _Told(conditions, width, features + conditions)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        out: Tensor = self.linear(x) + self.told(condition)
+        return out
 
 
 class Generator(nn.Module):
@@ -90,35 +113,38 @@ class Generator(nn.Module):
     Args:
         layout: Of a row.
         latent: Dimensions of the noise.
-        hidden: Width of the two residual layers.
+        hidden: Width of the two residual layers, which append their output to their input.
 
     """
 
     def __init__(self, layout: RowLayout, latent: int = 128, hidden: int = 256) -> None:
         super().__init__()
-        self.layout, self.latent = layout, latent
-        width = latent + layout.n_conditions
-        self.body = nn.Sequential(_Residual(width, hidden), _Residual(width + hidden, hidden))
-        self.head = nn.Linear(width + 2 * hidden, layout.width)
+        self.layout, self.latent, conditions = layout, latent, layout.n_conditions
+        self.layers = nn.ModuleList(_Conditioned(latent + k * hidden, conditions, hidden) for k in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden) for _ in range(2))
+        self.head = _Conditioned(latent + 2 * hidden, conditions, layout.width)
 
     def forward(self, noise: Tensor, condition: Tensor) -> Tensor:
         """Make rows.
 
         Args:
             noise: Standard normal, shape (B, latent).
-            condition: The category that each row is told, one-hot (B, n_conditions).
+            condition: The value of a category that each row is told, int64 (B,).
 
         Returns:
             Places in (-1, 1), then logits, shape (B, width).
 
         """
-        out = self.head(self.body(torch.cat([noise, condition], dim=1)))
+        x = noise
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = torch.cat([x, functional.relu(norm(layer(x, condition)))], dim=1)
+        out = self.head(x, condition)
         n = self.layout.n_numbers
         return torch.cat([torch.tanh(out[:, :n]), out[:, n:]], dim=1)
 
 
 class Critic(nn.Module):
-    """Scores packs of rows, the higher the more they look real.
+    """Scores packs of rows and their conditions, the higher the more they look real.
 
     Args:
         layout: Of a row.
@@ -129,28 +155,30 @@ class Critic(nn.Module):
 
     def __init__(self, layout: RowLayout, hidden: int = 256, pac: int = 10) -> None:
         super().__init__()
-        self.pac = pac
-        self.first = nn.Linear(pac * (layout.width + layout.n_conditions), hidden)
+        self.pac, self._width, self._conditions = pac, layout.width, layout.n_conditions
+        self.first = nn.Linear(pac * layout.width, hidden)
+        self.told = _Told(pac * layout.n_conditions, hidden, pac * (layout.width + layout.n_conditions))
         self.second = nn.Linear(hidden, hidden)
         self.head = nn.Linear(hidden, 1)
 
-    def forward(self, packs: Tensor, random: torch.Generator | None = None) -> Tensor:
-        """Scores (P,) of packs (P, pac * (width + n_conditions)); `random` decides the dropout, None drops nothing."""
-        hidden = self._layer(self.first, packs, random)
-        scores: Tensor = self.head(self._layer(self.second, hidden, random)).squeeze(1)
+    def forward(self, rows: Tensor, condition: Tensor, random: torch.Generator | None = None) -> Tensor:
+        """Scores (B / pac,) of rows (B, width), a multiple of `pac`, with their conditions, int64 (B,).
+
+        `random` decides the dropout; None drops nothing.
+        """
+        places = torch.arange(self.pac, device=rows.device) * self._conditions
+        told = self.told(condition.reshape(-1, self.pac) + places).sum(dim=1)
+        hidden = _dropped(self.first(rows.reshape(-1, self.pac * self._width)) + told, random)
+        scores: Tensor = self.head(_dropped(self.second(hidden), random)).squeeze(1)
         return scores
 
-    def pack(self, rows: Tensor, condition: Tensor) -> Tensor:
-        """Packs of rows (B, width) with their conditions (B, n_conditions); B is a multiple of `pac`."""
-        return torch.cat([rows, condition], dim=1).reshape(len(rows) // self.pac, -1)
 
-    @staticmethod
-    def _layer(linear: nn.Module, x: Tensor, random: torch.Generator | None) -> Tensor:
-        hidden = functional.leaky_relu(linear(x), _SLOPE)
-        if random is None:
-            return hidden
-        kept = torch.empty_like(hidden).bernoulli_(1 - _DROPOUT, generator=random)
-        return hidden * kept / (1 - _DROPOUT)
+def _dropped(x: Tensor, random: torch.Generator | None) -> Tensor:
+    hidden = functional.leaky_relu(x, _SLOPE)
+    if random is None:
+        return hidden
+    kept = torch.rand(hidden.shape, generator=random, device=x.device) >= _DROPOUT
+    return hidden * kept / (1 - _DROPOUT)
 
 
 def soft_rows(made: Tensor, layout: RowLayout, random: torch.Generator) -> Tensor:
@@ -159,9 +187,10 @@ def soft_rows(made: Tensor, layout: RowLayout, random: torch.Generator) -> Tenso
     Jang, Gu & Poole (2017); Maddison, Mnih & Teh (2017).
     """
     n = layout.n_numbers
-    gumbel = -torch.empty_like(made[:, n:]).exponential_(generator=random).log()
-    logits = (made[:, n:] + gumbel) / _TEMPERATURE
-    return torch.cat([made[:, :n], *(part.softmax(dim=1) for part in torch.split(logits, layout.sizes, dim=1))], dim=1)
+    uniform = torch.rand(made[:, n:].shape, generator=random, device=made.device).clamp(min=_TINY)
+    logits = (made[:, n:] - torch.log(-torch.log(uniform))) / _TEMPERATURE
+    parts = [part.softmax(dim=1) for part in torch.split(logits, list(layout.sizes), dim=1)]
+    return torch.cat([made[:, :n], *parts], dim=1)
 
 
 def condition_loss(made: Tensor, layout: RowLayout, condition: Tensor) -> Tensor:
@@ -173,19 +202,25 @@ def condition_loss(made: Tensor, layout: RowLayout, condition: Tensor) -> Tensor
     return functional.cross_entropy(logits.masked_fill(places >= size[:, None], -torch.inf), condition - start)
 
 
-def critic_loss(critic: Critic, real: Tensor, made: Tensor, random: torch.Generator) -> Tensor:
-    """What the critic minimises: score of packs made less that of real ones, and the gradient penalty."""
-    scores = critic(torch.cat([made, real]), random)
-    loss: Tensor = scores[: len(made)].mean() - scores[len(made) :].mean()
-    return loss + _PENALTY * gradient_penalty(critic, real, made, random)
+def critic_loss(critic: Critic, real: Tensor, made: Tensor, condition: Tensor, random: torch.Generator) -> Tensor:
+    """What the critic minimises: score of rows made less that of real ones, and the gradient penalty.
+
+    Rows (B, width) of either kind have the same conditions, int64 (B,).
+    """
+    scores = critic(torch.cat([made, real]), condition.repeat(2), random)
+    of_made, of_real = scores.chunk(2)
+    loss: Tensor = of_made.mean() - of_real.mean()
+    return loss + _PENALTY * gradient_penalty(critic, real, made, condition, random)
 
 
-def gradient_penalty(critic: Critic, real: Tensor, made: Tensor, random: torch.Generator) -> Tensor:
-    """Mean squared distance from 1 of the gradient's norm, at a point between each real pack and a made one."""
-    at = torch.rand(len(real), 1, generator=random, device=real.device)
+def gradient_penalty(critic: Critic, real: Tensor, made: Tensor, condition: Tensor, random: torch.Generator) -> Tensor:
+    """Mean squared distance from 1 of the norm of the score's gradient, between packs of real rows and made ones."""
+    packs = len(real) // critic.pac
+    at = torch.rand(packs, generator=random, device=real.device).repeat_interleave(critic.pac)[:, None]
     between = (at * real + (1 - at) * made).requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(between, random).sum(), between, create_graph=True)
-    penalty: Tensor = ((gradient.norm(dim=1) - 1) ** 2).mean()
+    score = critic(between, condition, random).sum()
+    (gradient,) = torch.autograd.grad(score, between, create_graph=True)
+    penalty: Tensor = ((gradient.reshape(packs, -1).norm(dim=1) - 1) ** 2).mean()
     return penalty
 
 
@@ -201,7 +236,7 @@ def draw(made: Tensor, layout: RowLayout, drawable: Tensor, uniform: Tensor) -> 
     """
     logits = made[:, layout.n_numbers :].masked_fill(~drawable, -torch.inf)
     codes = []
-    for part, at in zip(torch.split(logits, layout.sizes, dim=1), torch.split(uniform, 1, dim=1), strict=True):
+    for part, at in zip(torch.split(logits, list(layout.sizes), dim=1), torch.split(uniform, 1, dim=1), strict=True):
         chances = part.double().softmax(dim=1).cumsum(dim=1)
         # Values without a chance are never counted to; a float32 below 1 keeps the product below the last sum.
         codes.append((chances <= at * chances[:, -1:]).sum(dim=1))

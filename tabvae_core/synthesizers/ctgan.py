@@ -175,10 +175,8 @@ class CTGANSynthesizer(Synthesizer):
         # A whole block whatever the rows wanted: the first of them do not depend on how many follow.
         noise = torch.randn(BLOCK_ROWS, generator.latent, generator=random)
         uniform = torch.rand(BLOCK_ROWS, 1 + len(rows.layout.sizes), generator=random)
-        chances = rows.sampling_conditions()
-        condition = torch.nn.functional.one_hot(pick(chances.cumsum(0), uniform[:, 0]), len(chances)).float()
         with torch.no_grad():
-            made = generator(noise, condition)
+            made = generator(noise, pick(rows.sampling_chances().cumsum(0), uniform[:, 0]))
         tokens, values = rows.decode(made[:n_rows], uniform[:n_rows, 1:])
         numbers = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
         return rows.flat.codec.decode(tokens, values, rows=numbers, seed=seed)
@@ -237,28 +235,24 @@ class _Duel:
         self._conditions = Conditions(codes[:, self._layout.n_numbers :], self._layout.cardinalities)
 
     def critic_loss(self, random: torch.Generator) -> Tensor:
-        """Of packs made and packs real, under the same conditions."""
+        """Of rows made and real rows under the same conditions."""
         condition = self._conditions.draw(self.batch_size, random)
-        told = self._conditions.one_hot(condition)
         chosen = self._conditions.rows(condition, random)
         real = self._layout.rows(self._places[chosen], self._codes[chosen].long())
         with torch.no_grad():
-            made = soft_rows(self._generate(told, random), self._layout, random)
-        return critic_loss(self._critic, self._critic.pack(real, told), self._critic.pack(made, told), random)
+            made = soft_rows(self._generate(condition, random), self._layout, random)
+        return critic_loss(self._critic, real, made, condition, random)
 
     def generator_loss(self, random: torch.Generator) -> Tensor:
-        """The critic's score of packs made, and whether rows are what they were told to be."""
+        """The critic's score of rows made, and whether they are what they were told to be."""
         condition = self._conditions.draw(self.batch_size, random)
-        told = self._conditions.one_hot(condition)
-        made = self._generate(told, random)
-        packs = self._critic.pack(soft_rows(made, self._layout, random), told)
-        score: Tensor = self._critic(packs, random).mean()
+        made = self._generate(condition, random)
+        score: Tensor = self._critic(soft_rows(made, self._layout, random), condition, random).mean()
         return condition_loss(made, self._layout, condition) - score
 
-    def _generate(self, told: Tensor, random: torch.Generator) -> Tensor:
-        made: Tensor = self._generator(
-            torch.randn(len(told), self._generator.latent, generator=random, device=told.device), told
-        )
+    def _generate(self, condition: Tensor, random: torch.Generator) -> Tensor:
+        noise = torch.randn(len(condition), self._generator.latent, generator=random, device=condition.device)
+        made: Tensor = self._generator(noise, condition)
         return made
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tabvae_core.codecs.base import Encoded
 from tabvae_core.codecs.flat import FlatTable
@@ -87,7 +86,7 @@ class RowCodec:
     def _drawable(self) -> tuple[npt.NDArray[np.bool_], ...]:
         return self.flat.drawable or (np.ones(1, np.bool_),)
 
-    def sampling_conditions(self) -> Tensor:
+    def sampling_chances(self) -> Tensor:
         """Chances of conditions that rows are drawn with, float64 (n_conditions,): frequencies of what may be drawn."""
         chances = np.zeros(0)
         start = 0
@@ -137,7 +136,6 @@ class Conditions:
     """
 
     def __init__(self, categories: Tensor, cardinalities: Sequence[int]) -> None:
-        self._size = sum(cardinalities)
         counts = [torch.bincount(categories[:, c], minlength=size) for c, size in enumerate(cardinalities)]
         chances = [torch.log1p(own) / torch.log1p(own).sum() for own in counts]
         self._counts = torch.cat(counts)
@@ -157,10 +155,6 @@ class Conditions:
         count = self._counts[condition]
         among = (torch.rand(len(condition), generator=random, device=count.device) * count).long()
         return self._rows[self._first[condition] + torch.minimum(among, count - 1)].long()
-
-    def one_hot(self, condition: Tensor) -> Tensor:
-        """Conditions as the networks see them, float32 (n, n_conditions)."""
-        return functional.one_hot(condition, self._size).float()
 
 
 def pick(edges: Tensor, uniform: Tensor) -> Tensor:
