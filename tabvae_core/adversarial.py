@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from tabvae_core.checkpoints import (
     same_shapes,
     write_checkpoint,
 )
+from tabvae_core.errors import DataError
 from tabvae_core.progress import Progress, ProgressEvent, silent
 
 __all__ = ["AdversarialPlan", "AdversarialRecord", "train_adversarial"]
@@ -100,6 +102,9 @@ def train_adversarial(
     Returns:
         What happened.
 
+    Raises:
+        DataError: A loss is no finite number any more.
+
     """
     run = _Run(generator, critic, plan)
     if checkpoint is not None:
@@ -154,6 +159,11 @@ class _Run:
         self.record.epochs += 1
         self.record.seconds += time.monotonic() - started
         for history, value in zip((self.record.generator_loss, self.record.critic_loss), losses / done, strict=True):
+            if not math.isfinite(value):
+                raise DataError(
+                    f"training came apart in epoch {self.record.epochs}: a loss is no finite number",
+                    hint="set model.learning_rate lower, or look for absurd numbers in the table",
+                )
             history.append(round(float(value), 5))
 
     def _step(self, name: str, loss: Tensor) -> Tensor:

@@ -6,10 +6,9 @@ each row and trained on all of them (`ctgan_rows.py`), a critic of packs judges 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tabvae_core.adversarial import AdversarialPlan, train_adversarial
+from tabvae_core.budget import CTGAN_BATCH, ctgan_epochs
 from tabvae_core.bundle import Bundle, read_bundle, write_bundle
 from tabvae_core.codecs.flat import FlatTable
 from tabvae_core.codecs.table import TableCodec
@@ -29,13 +29,10 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.synthesizers.ctgan_rows import Conditions, RowCodec, pick
-from tabvae_core.synthesizers.options import choose_device, read_options
+from tabvae_core.synthesizers.options import choose_device, option, read_options
 from tabvae_core.tables import TableSource
 
 __all__ = ["CTGANSynthesizer"]
-
-_EPOCHS, _MIN_STEPS, _MAX_STEPS = 300, 5_000, 30_000
-"""The paper's epochs, and the steps that small tables need and large ones are learned in."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,12 @@ class _Options:
 
     """
 
-    latent: int = 128
-    hidden: int = 256
-    modes: int = 10
-    pac: int = 10
-    discriminator_steps: int = 1
-    average: float = 0.999
+    latent: int = option(128, least=1)
+    hidden: int = option(256, least=1)
+    modes: int = option(10, least=1)
+    pac: int = option(10, least=1)
+    discriminator_steps: int = option(1, least=1)
+    average: float = option(0.999, least=0, below=1)
 
 
 class CTGANSynthesizer(Synthesizer):
@@ -68,7 +65,7 @@ class CTGANSynthesizer(Synthesizer):
 
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         super().__init__(model, privacy)
-        self._options = _checked(read_options(_Options, self.model))
+        self._options = read_options(_Options, self.model)
         self._rows: RowCodec | None = None
         self._generator: Generator | None = None
         self._record: dict[str, Any] = {}
@@ -120,14 +117,12 @@ class CTGANSynthesizer(Synthesizer):
 
     def _batch_size(self) -> int:
         """Whole packs, two at least: a batch is normalised by itself."""
-        return max(2, (self.model.batch_size or 500) // self._options.pac) * self._options.pac
+        return max(2, (self.model.batch_size or CTGAN_BATCH) // self._options.pac) * self._options.pac
 
     def _plan(self, n_rows: int, batch_size: int, spent: float) -> AdversarialPlan:
-        steps = max(1, n_rows // batch_size)
-        usual = min(max(_EPOCHS, math.ceil(_MIN_STEPS / steps)), max(1, _MAX_STEPS // steps))
         return AdversarialPlan(
-            epochs=self.model.epochs or usual,
-            steps_an_epoch=steps,
+            epochs=self.model.epochs or ctgan_epochs(n_rows, batch_size),
+            steps_an_epoch=max(1, n_rows // batch_size),
             critic_steps=self._options.discriminator_steps,
             learning_rate=self.model.learning_rate or 2e-4,
             average=self._options.average,
@@ -254,14 +249,3 @@ class _Duel:
         noise = torch.randn(len(condition), self._generator.latent, generator=random, device=condition.device)
         made: Tensor = self._generator(noise, condition)
         return made
-
-
-def _checked(options: _Options) -> _Options:
-    for field in fields(options):
-        value, least = getattr(options, field.name), 1
-        if field.name == "average":
-            if not 0 <= value < 1:
-                raise SpecError(f"model.options.average must be from 0 to below 1, however: {value}")
-        elif value < least:
-            raise SpecError(f"model.options.{field.name} must be at least {least}, however: {value}")
-    return options
