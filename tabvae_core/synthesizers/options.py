@@ -44,7 +44,7 @@ def read_options(kind: type[Options], model: ModelSpec) -> Options:
         if fields[name].metadata and not least <= values[name] < below:
             raise SpecError(
                 f"model.options.{name} is out of range: {value!r}",
-                hint=f"give a number from {least:g}" + (f" to below {below:g}" if below < math.inf else ""),
+                hint=f"give a number of {least:g} or more" + (f", below {below:g}" if below < math.inf else ""),
             )
     return kind(**values)
 
