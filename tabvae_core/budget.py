@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from tabvae_core.spec import ModelSpec
 
-__all__ = ["FEW_ROWS", "SMALL_ROWS", "WIDE_SLOTS", "Budget", "training_budget"]
+__all__ = [
+    "CTGAN_BATCH",
+    "FEW_ROWS",
+    "SMALL_ROWS",
+    "WIDE_SLOTS",
+    "Budget",
+    "ctgan_epochs",
+    "training_budget",
+]
 
 SMALL_ROWS, FEW_ROWS = 3_000, 8_000
 """Below the first a network knows rows by heart unless it is held back, below the second it tends to."""
@@ -20,6 +28,10 @@ _USUAL_SLOTS, WIDE_SLOTS = 20, 80
 _MANY_ROWS = 200_000
 """Beyond, chance is no longer what a network gets wrong."""
 _MIN_EPOCHS, _MAX_EPOCHS = 1, 300
+CTGAN_BATCH = 500
+"""Rows a step of `ctgan`, the paper's."""
+_CTGAN_EPOCHS, _CTGAN_LEAST_STEPS, _CTGAN_MOST_STEPS = 300, 4_000, 30_000
+"""The paper's epochs, where they make no fewer steps than small tables need and no more than large ones do."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +69,10 @@ def training_budget(rows: int, slots: int, valued: int, model: ModelSpec) -> Bud
     epochs = model.epochs or min(max(math.ceil(steps * batch / max(rows, 1)), _MIN_EPOCHS), _MAX_EPOCHS)
     members = 1 if slots > WIDE_SLOTS or rows > _MANY_ROWS else 2 if numbers or slots > _USUAL_SLOTS else 4
     return Budget(epochs, batch, model.learning_rate or (2e-3 if few else 5e-3), members)
+
+
+def ctgan_epochs(rows: int, batch_size: int = CTGAN_BATCH) -> int:
+    """Choose the epochs of `ctgan` from the rows learned."""
+    steps = max(1, rows // batch_size)
+    most = max(1, _CTGAN_MOST_STEPS // steps)
+    return min(max(_CTGAN_EPOCHS, math.ceil(_CTGAN_LEAST_STEPS / steps)), most)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tabvae_core.checkpoints import (
+    copy_state,
+    load_optimizer,
+    optimizer_state,
+    read_checkpoint,
+    same_shapes,
+    write_checkpoint,
+)
 from tabvae_core.progress import Progress, ProgressEvent, silent
 
 __all__ = ["TrainingPlan", "TrainingRecord", "train"]
@@ -141,8 +147,8 @@ class _Run:
         )  # fmt: skip
         self.record = TrainingRecord()
         self.live = dict(model.named_parameters())
-        self.averaged = _copy(model)
-        self.best = _copy(model)
+        self.averaged = copy_state(model)
+        self.best = copy_state(model)
         self.batch = min(plan.batch_size, n_rows)
         self.steps_an_epoch = max(1, n_rows // self.batch)
 
@@ -201,14 +207,14 @@ class _Run:
                 progress(ProgressEvent("train", self.record.epochs, self.plan.epochs, "epochs", message))
 
     def judge(self, validation_loss: Callable[[nn.Module], float]) -> None:
-        current = _copy(self.model)
+        current = copy_state(self.model)
         self.model.load_state_dict(self.averaged)
         self.model.eval()
         with torch.no_grad():
             value = validation_loss(self.model)
         history = self.record.validation_loss
         if math.isfinite(value) and value < min(history, default=math.inf):
-            self.best = _copy(self.model)
+            self.best = copy_state(self.model)
             self.record.best_epoch = self.record.epochs
         history.append(round(value, 5))
         self.model.load_state_dict(current)
@@ -246,59 +252,29 @@ class _Run:
         return self.plan.max_seconds is not None and self.record.seconds + in_epoch > self.plan.max_seconds
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"{part}/{k}": v.contiguous() for part, state in self._states() for k, v in state.items()}
-        for index, parameter in enumerate(p for g in self.optimizer.param_groups for p in g["params"]):
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer/{index}/{key}"] = value.contiguous()
-        meta = {
-            "record": json.dumps(asdict(self.record)),
-            "plan": self._identity(),
-            "rows": str(self.n_rows),
+        states = {
+            "model": copy_state(self.model),
+            "averaged": self.averaged,
+            "best": self.best,
+            "optimizer": optimizer_state(self.optimizer),
         }
-        partial = folder / "checkpoint.partial"
-        save_file(tensors, partial, metadata=meta)
-        os.replace(partial, folder / "checkpoint.safetensors")
+        write_checkpoint(folder, states, self._identity() | {"record": json.dumps(asdict(self.record))})
 
-    def _identity(self) -> str:
-        """The plan without its time limit: what is left of that depends on when a run was killed."""
-        return json.dumps({key: value for key, value in asdict(self.plan).items() if key != "max_seconds"})
-
-    def _states(self) -> list[tuple[str, dict[str, Tensor]]]:
-        return [("model", _copy(self.model)), ("averaged", self.averaged), ("best", self.best)]
+    def _identity(self) -> dict[str, str]:
+        """Rows, and the plan without its time limit: what is left of that depends on when a run was killed."""
+        plan = {key: value for key, value in asdict(self.plan).items() if key != "max_seconds"}
+        return {"plan": json.dumps(plan), "rows": str(self.n_rows)}
 
     def resume(self, folder: Path) -> None:
         """Take up a checkpoint of the same plan and rows; any other is of another training and left alone."""
-        from safetensors import safe_open
-
-        file = folder / "checkpoint.safetensors"
-        if not file.exists():
+        found = read_checkpoint(folder, self._identity(), next(self.model.parameters()).device)
+        if found is None or not same_shapes(found[0]["model"], self.model.state_dict()):
             return
-        with safe_open(file, "pt") as opened:
-            meta = opened.metadata() or {}
-        if meta.get("plan") != self._identity() or meta.get("rows") != str(self.n_rows):
-            return
-        device = next(self.model.parameters()).device
-        tensors = {k: v.to(device) for k, v in load_file(file).items()}
-        parts: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            part, _, name = key.partition("/")
-            parts.setdefault(part, {})[name] = value
-        if {k: v.shape for k, v in parts["model"].items()} != {k: v.shape for k, v in _copy(self.model).items()}:
-            return
-        self.model.load_state_dict(parts["model"])
-        self.averaged, self.best = parts["averaged"], parts["best"]
-        for index, parameter in enumerate(p for g in self.optimizer.param_groups for p in g["params"]):
-            prefix = f"{index}/"
-            state = {k.removeprefix(prefix): v for k, v in parts.get("optimizer", {}).items() if k.startswith(prefix)}
-            if state:
-                state["step"] = state["step"].cpu()
-                self.optimizer.state[parameter] = state
+        states, meta = found
+        self.model.load_state_dict(states["model"])
+        self.averaged, self.best = states["averaged"], states["best"]
+        load_optimizer(self.optimizer, states.get("optimizer", {}))
         self.record = TrainingRecord(**json.loads(meta["record"]))
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
 @contextlib.contextmanager

@@ -176,7 +176,16 @@ class NumericTable:
 
     def encode(self, values: Values, valid: npt.NDArray[np.bool_]) -> tuple[Values, Values, Values]:
         """Encode cells to (tokens int32, low float32, high float32), each of shape (n,)."""
-        offsets = np.where(valid, self.offsets(np.where(valid, values, values.dtype.type(self.base))), 0.0)
+        return self._encode(self.offsets(np.where(valid, values, values.dtype.type(self.base))), valid)
+
+    def encode_drawn(self, offsets: npt.NDArray[np.float64]) -> tuple[Values, Values, Values]:
+        """Encode numbers that a smooth model drew, as training cells of their rounded values would be; finite, (n,)."""
+        if self.n_levels and self.steps[-1] > 0:
+            offsets = _round_to(offsets, np.full(len(offsets), self.steps[-1]), self.base, *self.ends)
+        return self._encode(offsets, np.ones(len(offsets), dtype=np.bool_))
+
+    def _encode(self, offsets: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_]) -> tuple[Values, Values, Values]:
+        offsets = np.where(valid, offsets, 0.0)
         n = len(offsets)
         tokens, low, high = np.zeros(n, np.int32), np.zeros(n), np.zeros(n)
         is_spike = np.zeros(n, dtype=np.bool_)

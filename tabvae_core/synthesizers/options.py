@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tabvae_core.errors import SpecError
@@ -12,16 +13,21 @@ from tabvae_core.spec import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "read_options"]
+__all__ = ["choose_device", "option", "read_options"]
 
 Options = TypeVar("Options")
+
+
+def option(default: float, *, least: float, below: float = math.inf) -> Any:
+    """Field of a dataclass of options, for a number from `least` to below `below`."""
+    return dataclasses.field(default=default, metadata={"least": least, "below": below})
 
 
 def read_options(kind: type[Options], model: ModelSpec) -> Options:
     """Read `model.options` into a dataclass of numbers.
 
     Raises:
-        SpecError: An option is unknown, or not a number.
+        SpecError: An option is unknown, no number, or out of its range.
 
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
@@ -34,6 +40,12 @@ def read_options(kind: type[Options], model: ModelSpec) -> Options:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SpecError(f"model.options.{name} must be a number, however: {value!r}")
         values[name] = int(value) if isinstance(fields[name].default, int) else float(value)
+        least, below = (fields[name].metadata.get(end, math.inf) for end in ("least", "below"))
+        if fields[name].metadata and not least <= values[name] < below:
+            raise SpecError(
+                f"model.options.{name} is out of range: {value!r}",
+                hint=f"give a number of {least:g} or more" + (f", below {below:g}" if below < math.inf else ""),
+            )
     return kind(**values)
 
 

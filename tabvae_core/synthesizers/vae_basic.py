@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from tabvae_core.bundle import Bundle, read_bundle, write_bundle
-from tabvae_core.codecs.base import Codec
-from tabvae_core.codecs.category import CategoryCodec
+from tabvae_core.codecs.base import Encoded
+from tabvae_core.codecs.flat import FlatTable
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.errors import DataError, ModelFileError, SpecError
 from tabvae_core.models.vae_basic import BasicVAE
@@ -33,10 +33,6 @@ from tabvae_core.tables import TableSource
 from tabvae_core.training import TrainingPlan, train
 
 __all__ = ["BasicVAESynthesizer"]
-
-_LARGEST = 1e150
-"""Numbers beyond stand for infinities, whose squares would leave the scaler nothing to scale by."""
-_MAX_FEATURES = 20_000
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,7 @@ class BasicVAESynthesizer(Synthesizer):
         codec = TableCodec.fit(source, schema, self.privacy, progress=progress)
         encoded = codec.encode_source(chosen, progress=progress)
         features = _Features(codec)
-        tokens, values = encoded.tokens, (encoded.low + encoded.high) / 2
-        rows = torch.from_numpy(features.fit_transform(tokens, values))
+        rows = torch.from_numpy(features.fit_transform(encoded))
         device = choose_device(self.model.device)
         order = torch.from_numpy(np.random.default_rng(self.model.seed).permutation(len(rows)))
         held = max(1, len(rows) // 10)
@@ -138,7 +133,7 @@ class BasicVAESynthesizer(Synthesizer):
     @property
     def schema(self) -> TableSchema:
         """Schema of the rows that were learned."""
-        return self._fitted.codec.schema
+        return self._fitted.flat.codec.schema
 
     @property
     def record(self) -> Mapping[str, Any]:
@@ -173,7 +168,7 @@ class BasicVAESynthesizer(Synthesizer):
             decoded = network.decoder(z).numpy()
         tokens, values = features.inverse_transform(decoded)
         rows = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
-        return features.codec.decode(tokens, values, rows=rows, seed=seed)
+        return features.flat.codec.decode(tokens, values, rows=rows, seed=seed)
 
     def save(self, folder: Path) -> None:
         """Write the bundle; see `Synthesizer.save`."""
@@ -185,7 +180,7 @@ class BasicVAESynthesizer(Synthesizer):
             Bundle(
                 self.method,
                 self.schema,
-                features.codec.states(),
+                features.flat.codec.states(),
                 self.model,
                 self.privacy,
                 shape,
@@ -221,118 +216,41 @@ class BasicVAESynthesizer(Synthesizer):
 
 
 class _Features:
-    """Slots as the article's features: each number standardised, everything else one-hot.
-
-    A numeric slot gives one standardised feature, its value in the column's own units, and, where it has a null,
-    a one-hot pair. Spikes and levels are not told apart: the article's network does not know them.
-    """
+    """A flat table as the article's features: each number standardised, every category one-hot."""
 
     def __init__(self, codec: TableCodec) -> None:
-        self.codec = codec
-        self._numbers: list[int] = []
-        self._categories: list[int] = []
-        at = 0
-        for column in codec.codecs:
-            for k in range(len(column.slots)):
-                (self._numbers if _is_number(column, k) else self._categories).append(at + k)
-            at += len(column.slots)
-        self._slots = codec.slots
-        self._null_of = {slot: self._null_token(slot) for slot in self._numbers}
-        self._tables = self._token_tables()
-        self._never = [_never(prior) for prior in codec.log_priors()]
-        self._center = np.zeros(len(self._numbers))
-        self._scale = np.ones(len(self._numbers))
+        self.flat = FlatTable(codec)
+        self.width = self.flat.width()
+        self._center = np.zeros(self.flat.n_numbers)
+        self._scale = np.ones(self.flat.n_numbers)
 
-    def _null_token(self, slot: int) -> int | None:
-        column = self.codec.codecs[self.codec.columns[slot]]
-        table = getattr(column, "table", None) or getattr(column, "day", None)
-        first = self.codec.slots_of(self.codec.schema.names[self.codec.columns[slot]])[0]
-        return table.null_token if table is not None and table.has_null and slot == first else None
-
-    def _token_tables(self) -> list[npt.NDArray[np.float32]]:
-        tables = self.codec.token_values()
-        return [t if t is not None else np.zeros(0, np.float32) for t in tables]
-
-    @property
-    def width(self) -> int:
-        """Features of a row."""
-        nulls = sum(token is not None for token in self._null_of.values())
-        if not self._slots:
-            raise DataError("no column can be learned: all are keys, constants or left null", hint="use method vae")
-        width = len(self._numbers) + 2 * nulls + sum(self._slots[s].n_tokens for s in self._categories)
-        if width > _MAX_FEATURES:
-            raise DataError(
-                f"one-hot encoding would make {width:,} features, more than {_MAX_FEATURES:,}",
-                hint="use method vae, which needs none, or drop columns of many categories",
-            )
-        return width
-
-    def fit_transform(self, tokens: npt.NDArray[np.int32], values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    def fit_transform(self, encoded: Encoded) -> npt.NDArray[np.float32]:
         """Features of encoded rows, float32, shape (n, width)."""
         from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-        _ = self.width
+        numbers, categories = self.flat.flatten(encoded)
         parts: list[npt.NDArray[Any]] = []
-        if self._numbers:
-            numbers = np.stack([self._number(s, tokens[:, s], values[:, s]) for s in self._numbers], axis=1)
+        if self.flat.n_numbers:
             scaler = StandardScaler().fit(numbers)
             self._center, self._scale = scaler.mean_, scaler.scale_
             parts.append(np.nan_to_num(scaler.transform(numbers)))
-        for slot, null in self._null_of.items():
-            if null is not None:
-                parts.append(np.eye(2)[(tokens[:, slot] == null).astype(int)])
-        if self._categories:
-            domains = [np.arange(self._slots[s].n_tokens) for s in self._categories]
-            encoder = OneHotEncoder(categories=domains, sparse_output=False)
-            parts.append(encoder.fit_transform(tokens[:, self._categories]))
-        return np.concatenate(parts, axis=1).astype(np.float32) if parts else np.zeros((len(tokens), 0), np.float32)
+        if self.flat.cardinalities:
+            domains = [np.arange(size) for size in self.flat.cardinalities]
+            parts.append(OneHotEncoder(categories=domains, sparse_output=False).fit_transform(categories))
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
     def inverse_transform(
         self, features: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Tokens and values, each (n, slots): the number as it is, of the others the largest feature."""
-        n, at = len(features), len(self._numbers)
-        tokens = np.zeros((n, len(self._slots)), np.int32)
-        values = np.zeros((n, len(self._slots)), np.float32)
+        at = self.flat.n_numbers
         numbers = features[:, :at] * self._scale + self._center
-        for k, slot in enumerate(self._numbers):
-            tokens[:, slot], values[:, slot] = self._cell(slot, numbers[:, k])
-        for slot, null in self._null_of.items():
-            if null is not None:
-                if null not in self._never[slot]:
-                    tokens[features[:, at + 1] > features[:, at], slot] = null
-                at += 2
-        for slot in self._categories:
-            size = self._slots[slot].n_tokens
-            drawable = features[:, at : at + size].copy()
-            drawable[:, self._never[slot]] = -np.inf
-            tokens[:, slot] = drawable.argmax(axis=1)
-            at += size
-        return tokens, values
-
-    def _numeric(self, slot: int) -> Any:
-        column = self.codec.codecs[self.codec.columns[slot]]
-        table = getattr(column, "table", None)
-        if table is not None:
-            return table
-        first = self.codec.slots_of(self.codec.schema.names[self.codec.columns[slot]])[0]
-        return getattr(column, "day" if slot == first else "clock")
-
-    def _number(self, slot: int, tokens: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Value of each cell as an offset in the column's units; NaN for null."""
-        table = self._numeric(slot)
-        known = np.minimum(tokens, table.n_tokens - 1)
-        decoded, valid = table.decode(known, values)
-        offsets = np.clip(table.offsets(decoded), -_LARGEST, _LARGEST)
-        return np.where(valid & (tokens < table.n_tokens), offsets, np.nan)
-
-    def _cell(self, slot: int, offsets: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Token and value that decode to (nearly) an offset."""
-        table = self._numeric(slot)
-        if table.n_levels:
-            return np.full(len(offsets), table.n_levels - 1), table.to_z(offsets)
-        nearest = np.abs(offsets[:, None] - table.spikes[None]).argmin(axis=1)
-        return nearest + table.n_tokens - len(table.spikes), np.zeros(len(offsets))
+        categories = np.zeros((len(features), len(self.flat.cardinalities)), np.int64)
+        for k, drawable in enumerate(self.flat.drawable):
+            scores = np.where(drawable, features[:, at : at + len(drawable)], -np.inf)
+            categories[:, k] = scores.argmax(axis=1)
+            at += len(drawable)
+        return self.flat.decode(numbers, categories, spikes=False)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What a bundle stores."""
@@ -341,21 +259,3 @@ class _Features:
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take what a bundle stored."""
         self._center, self._scale = arrays["scaler.center"], arrays["scaler.scale"]
-
-
-def _never(prior: npt.NDArray[np.float32] | None) -> npt.NDArray[np.int64]:
-    """Tokens that must not be drawn: nulls that the spec forbids, the stand-in for rare categories."""
-    if prior is None or prior.ndim == 2:
-        return np.zeros(0, dtype=np.int64)
-    return np.flatnonzero(np.isneginf(prior))
-
-
-def _is_number(codec: Codec, slot: int) -> bool:
-    """Whether a slot of a codec holds a number: those of dates count, weekdays do not."""
-    if isinstance(codec, CategoryCodec):
-        return False
-    if getattr(codec, "table", None) is not None:
-        return True
-    if getattr(codec, "day", None) is not None:
-        return not codec.slots[slot].name.endswith(".weekday")
-    return False

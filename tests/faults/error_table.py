@@ -571,6 +571,14 @@ CASES = (
         ("model.options.latnet", "did you mean 'latent'"),
         leaves=RUN,
     ),
+    Case(
+        "model option out of range",
+        REFRESH,
+        2,
+        spec_with(model={"method": "ctgan", "options": {"pac": 0}}),
+        ("model.options.pac", "1 or more"),
+        leaves=RUN,
+    ),
     Case("absent device", REFRESH, 2, spec_with(model={"device": "mps"}), ("mps",), leaves=RUN),
     Case(
         "target inside the source",
