@@ -26,7 +26,7 @@ from tabvae_core.codecs.ordering import arrange
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError
+from tabvae_core.errors import DataError, ModelFileError, SpecError
 from tabvae_core.given import GivenColumn, given_cells, with_given
 from tabvae_core.models.drawing import Draws, Given, Restriction, generate
 from tabvae_core.models.latent_prior import LatentPrior
@@ -69,6 +69,8 @@ class _Options:
         frequencies: Octaves of the periodic features of a number.
         members: Networks of the ensemble.
         free_bits: Nats a latent dimension is given for nothing, which holds its rate there.
+        beta: Price of a nat beyond the free ones; below 1 z holds more, above less, but never less than is free.
+        tc: Price of a nat of total correlation between latent dimensions, for dimensions with meanings of their own.
         candidates: Rows drawn for each row with given cells, of which one is kept.
         given_rows: Share of the training rows of which a random subset of the columns is given, for `given`.
 
@@ -83,8 +85,15 @@ class _Options:
     frequencies: int = 0
     members: int = 0
     free_bits: float = 0.1
+    beta: float = 1.0
+    tc: float = 0.0
     candidates: int = 16
     given_rows: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "tc"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SpecError(f"model.options.{name} must be 0 or more, however: {getattr(self, name)!r}")
 
 
 class VAESynthesizer(Synthesizer):
@@ -160,6 +169,7 @@ class VAESynthesizer(Synthesizer):
             TrainingRows(
                 arrays, codec.columns, seed=seed + _STRIDE * member,
                 free_bits=self._options.free_bits, given_rows=self._options.given_rows,
+                beta=self._options.beta, tc=self._options.tc,
             )
             for member in range(n_members)
         ]  # fmt: skip
