@@ -38,6 +38,7 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.synthesizers.options import choose_device, read_options
+from tabvae_core.synthesizers.vae_latent import VAELatentSpace
 from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows, encode_rows
 from tabvae_core.tables import TableSource, as_source, collect
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
@@ -335,6 +336,20 @@ class VAESynthesizer(Synthesizer):
         if not mask.any():
             return None
         return Given(torch.from_numpy(mask), torch.from_numpy(tokens), torch.from_numpy(values))
+
+    def latent_space(self, member: int = 0) -> VAELatentSpace:
+        """The latent space of one member; see `Synthesizer.latent_space`."""
+        codec, members = self._fitted, len(self._networks)
+        if not members:
+            raise DataError("the model has no latent space: its table has no column that varies", hint="fit another")
+        if not 0 <= member < members:
+            raise SpecError(
+                f"there is no member {member}: the model has {members} network{'s' if members > 1 else ''}",
+                hint=f"members are counted from 0 to {members - 1}",
+            )
+        return VAELatentSpace(
+            self.schema, codec, self._links, self._networks[member], self._priors[member], member, members
+        )
 
     # Bundles --------------------------------------------------------------------------------------------------------
 
