@@ -63,20 +63,27 @@ class Latents:
 
 
 class LatentSpace(Protocol):
-    """The latent space of one network of a model.
+    """The latent space of one network of a model, of D dimensions."""
 
-    Args:
-        schema: Schema of the rows that it makes and reads.
-        dimensions: D.
-        member: Number of the network in its ensemble.
-        members: Networks of the ensemble; each has a space of its own, whose axes say nothing about those of others.
+    @property
+    def schema(self) -> TableSchema:
+        """Schema of the rows that it reads and makes."""
+        ...
 
-    """
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        ...
 
-    schema: TableSchema
-    dimensions: int
-    member: int
-    members: int
+    @property
+    def member(self) -> int:
+        """Number of the network in its ensemble."""
+        ...
+
+    @property
+    def members(self) -> int:
+        """Networks of the ensemble; each has a space of its own, whose axes say nothing about those of others."""
+        ...
 
     def encode(self, rows: pa.Table | pa.RecordBatch) -> Latents:
         """Posteriors of rows that have the columns and types of the schema."""
@@ -231,6 +238,7 @@ class ColumnMoves:
         unit: What a measure's means are in; times in seconds.
         labels: Categories, nulls among them; None for a measure.
         values: Means of a measure, shape (steps,); shares of its rows by category, shape (steps, labels).
+        spread: Standard deviation of a measure over all rows drawn, or 1 for shares: what a move is to be seen against.
         effect: How much of the column hangs on the step, in [0, 1]: the square root of the share of variance that lies
             between steps, of a measure's ranks or of its categories as indicators.
 
@@ -240,6 +248,7 @@ class ColumnMoves:
     unit: Unit
     labels: tuple[str, ...] | None
     values: Floats
+    spread: float
     effect: float
 
 
@@ -367,18 +376,17 @@ def _move(space: LatentSpace, points: Floats, axis: int, places: Floats, seed: i
 
 
 def _column_moves(column: ColumnView, step: npt.NDArray[np.int64]) -> ColumnMoves:
-    values = column.values[Side.SYNTHETIC]
+    values, steps = column.values[Side.SYNTHETIC], int(step.max()) + 1
     null = np.isnan(values)
     if column.labels is None:
-        means = _means(values[~null, None], step[~null], int(step.max()) + 1)[:, 0]
-        effect = _effect(rankdata(values[~null])[:, None], step[~null])
-        return ColumnMoves(column.name, column.unit, None, means, effect)
+        known, at = values[~null], step[~null]
+        spread = float(known.std()) if len(known) else 0.0
+        effect = _effect(rankdata(known)[:, None], at)
+        return ColumnMoves(column.name, column.unit, None, _means(known[:, None], at, steps)[:, 0], spread, effect)
     codes = np.where(null, len(column.labels), values).astype(np.int64)
     labels = (*column.labels, "(null)") if null.any() else column.labels
     is_label = np.eye(len(labels))[codes]
-    return ColumnMoves(
-        column.name, column.unit, labels, _means(is_label, step, int(step.max()) + 1), _effect(is_label, step)
-    )
+    return ColumnMoves(column.name, column.unit, labels, _means(is_label, step, steps), 1.0, _effect(is_label, step))
 
 
 def _means(cells: Floats, step: npt.NDArray[np.int64], steps: int) -> Floats:

@@ -58,4 +58,5 @@ class LatentPrior:
             middle = (low + high) / 2
             below = (weights[:, None] * ndtr((middle[:, None] - means) / spreads)).sum(axis=1) / weights.sum()
             low, high = np.where(below < shares[:, None], middle, low), np.where(below < shares[:, None], high, middle)
-        return (low + high) / 2
+        found: npt.NDArray[np.float64] = (low + high) / 2
+        return found

@@ -91,7 +91,9 @@ class TrainingRows:
         self._train = torch.from_numpy(order[: self.n_train])
         self._arrays, self._device, self._columns = arrays, arrays[0].device, torch.tensor(columns)
         self._seed, self._free_bits, self._given_rows = seed, free_bits, given_rows
-        self._prices = {"beta": beta, "tc": tc}
+        self._beta, self._tc = beta, tc
+        # The bound itself judges, unless other prices were asked for: then what they ask for judges, too.
+        self._judged_free_bits = 0.0 if (beta, tc) == (1.0, 0.0) else free_bits
         self.rate = 0.0
 
     def _cells(self, rows: Tensor) -> Cells:
@@ -116,12 +118,15 @@ class TrainingRows:
         given = self._given(len(rows), self._given_rows, generator)
         cells = self._cells(self._train[rows])
         loss, _ = network.negative_elbo(
-            cells, given, free_bits=self._free_bits, noise=noise, generator=generator, **self._prices
+            cells, given, free_bits=self._free_bits, beta=self._beta, tc=self._tc, noise=noise, generator=generator
         )
         return loss
 
     def validation_loss(self, network: torch.nn.Module) -> float:
-        """What training minimises without free bits, of the validation rows: same noise, both ways of use."""
+        """Negative evidence lower bound of the validation rows, the same noise every time; both ways of use count.
+
+        With prices other than the bound's, what training minimises takes its place.
+        """
         assert isinstance(network, TabularVAE)
         generator = torch.Generator().manual_seed(self._seed)
         total = rate = 0.0
@@ -130,7 +135,9 @@ class TrainingRows:
             noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
             for share, weight in ((0.0, 1 - self._given_rows), (1.0, self._given_rows)):
                 given = self._given(len(rows), share, generator)
-                loss, kl = network.negative_elbo(cells, given, free_bits=0.0, noise=noise, **self._prices)
+                loss, kl = network.negative_elbo(
+                    cells, given, free_bits=self._judged_free_bits, beta=self._beta, tc=self._tc, noise=noise
+                )
                 total += weight * float(loss) * len(rows)
                 rate += float(kl) * len(rows) * (share == 0.0)
         self.rate = rate / self.n_validation
