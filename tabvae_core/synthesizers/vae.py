@@ -94,7 +94,10 @@ class _Options:
     def __post_init__(self) -> None:
         for name in ("beta", "tc"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise SpecError(f"model.options.{name} must be 0 or more, however: {getattr(self, name)!r}")
+                raise SpecError(
+                    f"model.options.{name} must be 0 or more, however: {getattr(self, name)!r}",
+                    hint=f"it is a price; leave it out for {getattr(type(self), name):g}",
+                )
 
 
 class VAESynthesizer(Synthesizer):
