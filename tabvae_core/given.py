@@ -23,7 +23,16 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind, PrivacySpec
 from tabvae_core.tables import TableSource, as_source
 
-__all__ = ["GivenColumn", "check_learnable", "given_blocks", "given_cells", "given_values", "split_pairs", "with_given"]
+__all__ = [
+    "GivenColumn",
+    "check_learnable",
+    "given_blocks",
+    "given_cells",
+    "given_column",
+    "given_values",
+    "split_pairs",
+    "with_given",
+]
 
 _TRUE, _FALSE = {"true", "t", "yes", "1"}, {"false", "f", "no", "0"}
 
@@ -105,14 +114,19 @@ def given_cells(given: Mapping[str, Any] | pa.Table, schema: TableSchema, rows: 
     arrow = schema.arrow
     if isinstance(given, pa.Table):
         _check_table(as_source(given), schema, rows)
-        return {name: _given_column(given.column(name), arrow.field(name)) for name in given.column_names}
+        return {name: given_column(given.column(name), arrow.field(name)) for name in given.column_names}
     _check_known(list(given), schema)
     every = np.ones(rows, dtype=np.bool_)
     return {name: GivenColumn(pa.array([given[name]] * rows, type=arrow.field(name).type), every) for name in given}
 
 
-def _given_column(column: pa.ChunkedArray, field: pa.Field) -> GivenColumn:
-    """Cells of a given table, cast to their column's type."""
+def given_column(column: pa.ChunkedArray, field: pa.Field, where: str = "given") -> GivenColumn:
+    """Cells of a table, cast to the type of a learned column.
+
+    Raises:
+        DataError: They do not fit the type; `where` they stand begins the message.
+
+    """
     cells = plain(column)
     there = ~is_null(cells)
     if there.sum() + cells.null_count < len(cells):
@@ -125,7 +139,7 @@ def _given_column(column: pa.ChunkedArray, field: pa.Field) -> GivenColumn:
         fit = False
     if not fit:
         raise DataError(
-            f"given: column {field.name!r} has type {column.type}, and cells that do not fit {field.type}",
+            f"{where}: column {field.name!r} has type {column.type}, and cells that do not fit {field.type}",
             hint=f"write the column with type {field.type}",
         )
     return GivenColumn(result, there, strict=False)

@@ -1,4 +1,4 @@
-"""Work on single tables without spec, workspace or release: what `synthesize`, `fit`, `sample`, `evaluate` do.
+"""Work on single tables without spec, workspace or release: `synthesize`, `fit`, `sample`, `evaluate`, `latent`.
 
 All rows are learned and none is held out: there is no gate to pass. An output is made beside its place and moved there
 whole, so a failure leaves what stood before.
@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +27,22 @@ from tabvae_core.workspace import local_path
 
 if TYPE_CHECKING:
     from tabvae_core.evaluation import Evaluation
-    from tabvae_core.lake import ParquetSource
+    from tabvae_core.lake import ParquetSink, ParquetSource
+    from tabvae_core.latent import LatentSpace
     from tabvae_core.synthesizers.base import Synthesizer
 
 __all__ = [
     "FitSummary",
     "SampleSummary",
+    "TraversalSummary",
+    "encode_table",
     "evaluate_tables",
     "fit_table",
+    "interpolate_rows",
     "partial_spec",
     "sample_model",
     "synthesize",
+    "traverse_axes",
 ]
 
 _log = logging.getLogger(__name__)
@@ -66,6 +71,18 @@ class SampleSummary(BaseModel):
     rows: int
     columns: int
     files: tuple[str, ...]
+
+
+class TraversalSummary(BaseModel):
+    """What the axes of a latent space do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    out: str
+    member: int
+    members: int
+    effects: dict[int, dict[str, float]]
+    """Effect of each axis on each column, in [0, 1]; what is moved most comes first."""
 
 
 def partial_spec(
@@ -268,6 +285,146 @@ def evaluate_tables(
     return evaluation
 
 
+def encode_table(
+    folder: str,
+    table: str,
+    out: str,
+    *,
+    member: int = 0,
+    endpoint_url: str | None = None,
+    progress: Progress = silent,
+) -> SampleSummary:
+    """Write the latents of a table's rows: row numbers, means and spreads, nothing else of the rows.
+
+    Args:
+        folder: Local folder of a model.
+        table: URI of a table with the model's columns.
+        out: `.parquet` file or folder.
+        member: Network of the ensemble.
+        endpoint_url: Endpoint of the object store of `table` and `out`.
+        progress: Told of every batch.
+
+    Raises:
+        DataError: The table is missing or lacks columns, or has cells that do not fit their types.
+        ModelFileError: There is no bundle, or it is damaged.
+        SpecError: The method has no latent space, or the model no such member; the output would overwrite the table.
+
+    """
+    from tabvae_core.lake import ParquetSink
+    from tabvae_core.latent import encode_rows, encoded_schema
+
+    space, source = _space_and_table(folder, table, out, member, endpoint_url)
+    with ParquetSink(out, encoded_schema(space), source.storage) as sink:
+        for latents in encode_rows(space, source, progress=progress):
+            sink.write(latents)
+        source.verify()
+    return _summary(out, sink)
+
+
+def interpolate_rows(
+    folder: str,
+    table: str,
+    rows: Sequence[int],
+    out: str,
+    *,
+    steps: int = 9,
+    seed: int = 0,
+    member: int = 0,
+    endpoint_url: str | None = None,
+) -> SampleSummary:
+    """Write made-up rows on the line between the latents of two rows; see `latent.interpolate`.
+
+    Raises:
+        DataError: The table is missing or lacks columns, or has cells that do not fit their types.
+        ModelFileError: There is no bundle, or it is damaged.
+        SpecError: There are no such rows; the method has no latent space, or the model no such member; the output
+            would overwrite the table.
+
+    """
+    from tabvae_core.lake import ParquetSink
+    from tabvae_core.latent import interpolate
+
+    space, source = _space_and_table(folder, table, out, member, endpoint_url)
+    with ParquetSink(out, space.schema.arrow, source.storage) as sink:
+        sink.write(interpolate(space, source, rows, steps=steps, seed=seed))
+        source.verify()
+    return _summary(out, sink)
+
+
+def traverse_axes(
+    folder: str,
+    out: str,
+    *,
+    table: str | None = None,
+    axis: int | None = None,
+    seed: int = 0,
+    member: int = 0,
+    endpoint_url: str | None = None,
+    progress: Progress = silent,
+) -> TraversalSummary:
+    """Draw what each axis of a latent space does, or write the figures; see `latent.traverse`.
+
+    Args:
+        folder: Local folder of a model.
+        out: A `.html` file for the picture, a `.parquet` file for its figures.
+        table: URI of a table whose rows' points are moved; None: points drawn from the prior.
+        axis: The only axis to move; None: all.
+        seed: Of the points and of what they leave open.
+        member: Network of the ensemble.
+        endpoint_url: Endpoint of the object store of `table` and `out`.
+        progress: Told of every axis.
+
+    Raises:
+        DataError: The table is missing or lacks columns, or has cells that do not fit their types.
+        ModelFileError: There is no bundle, or it is damaged.
+        SpecError: `out` is neither; there is no such axis; the method has no latent space, or the model no such member.
+
+    """
+    from tabvae_core.evaluation.traversal import render_traversal
+    from tabvae_core.lake import ParquetSink
+    from tabvae_core.latent import latent_space, traverse
+
+    if not out.lower().endswith((".html", ".parquet")):
+        raise SpecError(f"a traversal is a .html or a .parquet file, however: {store.safe_uri(out)}", hint="name one")
+    storage = StorageSpec(endpoint_url=endpoint_url)
+    if table is None:
+        space, source = latent_space(_local_folder(folder), member), None
+    else:
+        space, source = _space_and_table(folder, table, out, member, endpoint_url)
+    found = traverse(space, table=source, axis=axis, seed=seed, progress=progress)
+    if out.lower().endswith(".parquet"):
+        figures = found.table()
+        with ParquetSink(out, figures.schema, storage) as sink:
+            sink.write(figures)
+    else:
+        with tempfile.TemporaryDirectory(prefix="tabvae-") as aside:
+            page = Path(aside) / "traversal.html"
+            render_traversal(
+                found, title=Path(folder).resolve().name, path=page,
+                subtitle=f"member {member} of {space.members}, {space.dimensions} dimensions; points "
+                + ("drawn from the prior" if table is None else f"of rows of {store.safe_uri(table)}"),
+            )  # fmt: skip
+            store.copy_file(str(page), out, target_storage=storage)
+    effects = {one.axis: {column.name: round(column.effect, 4) for column in one.columns} for one in found.axes}
+    return TraversalSummary(out=out, member=member, members=space.members, effects=effects)
+
+
+def _space_and_table(
+    folder: str, table: str, out: str, member: int, endpoint_url: str | None
+) -> tuple[LatentSpace, ParquetSource]:
+    from tabvae_core.lake import ParquetSource
+    from tabvae_core.latent import latent_space
+
+    _check_apart(out, table)
+    space = latent_space(_local_folder(folder), member)
+    return space, ParquetSource(table, storage=StorageSpec(endpoint_url=endpoint_url))
+
+
+def _summary(out: str, sink: ParquetSink) -> SampleSummary:
+    files = tuple(record.path for record in sink.files)
+    return SampleSummary(out=out, rows=sink.rows, columns=len(sink.schema.names), files=files)
+
+
 def _local_folder(folder: str) -> Path:
     place = local_path(folder)
     if place is None:
@@ -313,8 +470,7 @@ def _draw(
         draw(spec, schema, sink, bundle, rows, given=given, progress=progress)
         if given is not None:
             given.verify()
-    files = tuple(record.path for record in sink.files)
-    return SampleSummary(out=out, rows=sink.rows, columns=len(schema.names), files=files)
+    return _summary(out, sink)
 
 
 class _NothingWritten(Exception):

@@ -35,6 +35,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+latent = typer.Typer(help="Look into the latent space of a model.", no_args_is_help=True)
+app.add_typer(latent, name="latent")
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
 Endpoint = Annotated[
     str | None,
@@ -64,6 +67,11 @@ Shards = Annotated[
 ]
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="Parquet file or folder: a path or URL.")]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="A .parquet file or a folder: a path or URL.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder that `tabvae fit` wrote.")]
+Member = Annotated[
+    int,
+    typer.Option("--member", metavar="M", min=0, help="Network of the ensemble: each has a latent space of its own."),
+]
 
 
 def _example(*lines: str) -> str:
@@ -308,6 +316,87 @@ def evaluate(
         print(f"wrote {place}")
 
 
+@latent.command(epilog=_example("tabvae latent encode model/ customers.parquet latents.parquet"))
+def encode(
+    model_dir: Model,
+    table: Table,
+    out: Out,
+    member: Member = 0,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Write where each row lies in the latent space.
+
+    For each row its number, from 0 on, and the mean and spread of each axis; nothing else of the row.
+    """
+    from tabvae_core.local import encode_table
+
+    with watching() as progress:
+        made = encode_table(model_dir, table, out, member=member, endpoint_url=endpoint_url, progress=progress)
+    _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
+
+
+@latent.command(epilog=_example("tabvae latent interpolate model/ customers.parquet line.parquet --rows 3,17"))
+def interpolate(
+    model_dir: Model,
+    table: Table,
+    out: Out,
+    rows: Annotated[str, typer.Option("--rows", metavar="A,B", help="Numbers of the two rows, from 0 on.")],
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=2, max=4096, help="Rows, ends included.")] = 9,
+    seed: Seed = None,
+    member: Member = 0,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Draw rows on the straight line between two rows.
+
+    All rows are synthetic, those at the ends too.
+    """
+    from tabvae_core.local import interpolate_rows
+
+    made = interpolate_rows(
+        model_dir, table, _row_numbers(rows), out, steps=steps, seed=seed or 0, member=member, endpoint_url=endpoint_url
+    )
+    _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
+
+
+@latent.command(
+    epilog=_example(
+        "tabvae latent traverse model/ axes.html",
+        "tabvae latent traverse model/ axes.parquet --axis 2 --table customers.parquet",
+    )
+)
+def traverse(
+    model_dir: Model,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A .html file for the picture, .parquet for its figures.")],
+    axis: Annotated[int | None, typer.Option("--axis", metavar="K", min=0, help="Move this axis alone.")] = None,
+    table: Annotated[
+        str | None, typer.Option("--table", metavar="TABLE", help="Move points of its rows; else of the prior.")
+    ] = None,
+    seed: Seed = None,
+    member: Member = 0,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Move along each axis and show what the columns do.
+
+    Everything but the axis is held fixed. An effect is how much of a column hangs on the axis, from 0 to 1.
+    """
+    from tabvae_core.local import traverse_axes
+
+    with watching() as progress:
+        made = traverse_axes(
+            model_dir, out, table=table, axis=axis, seed=seed or 0, member=member, endpoint_url=endpoint_url,
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        _print_json(made.model_dump(mode="json"))
+        return
+    for number, moved in made.effects.items():
+        print(f"axis {number}: " + ", ".join(f"{name} {effect:.2f}" for name, effect in list(moved.items())[:3]))
+    print(f"wrote {out}")
+
+
 @app.command(epilog=_example("tabvae releases s3://lake/synthetic/customers"))
 def releases(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the releases: a path or URL.")],
@@ -440,6 +529,15 @@ def _pairs(given: list[str] | None) -> dict[str, str] | None:
     from tabvae_core.given import split_pairs
 
     return split_pairs(tuple(given)) if given else None
+
+
+def _row_numbers(text: str) -> tuple[int, ...]:
+    from tabvae_core.errors import SpecError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SpecError(f"--rows must be two row numbers, however: {text!r}", hint="for example --rows 3,17") from None
 
 
 def _partial(table: str, file: Path | None, endpoint_url: str | None, **parts: dict[str, Any]) -> RefreshSpec:

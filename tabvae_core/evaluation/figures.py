@@ -17,14 +17,17 @@ from tabvae_core.evaluation.charts import Bars, Density, Histogram, Projection, 
 from tabvae_core.evaluation.view import Floats, Unit
 
 __all__ = [
+    "MAX_LINES",
     "REAL",
     "SYNTHETIC",
     "bars_figure",
     "density_figure",
     "heatmap_figure",
     "histogram_figure",
+    "lines_figure",
     "projection_figures",
     "safe_text",
+    "value_text",
 ]
 
 REAL = "#2f86c9"
@@ -111,7 +114,8 @@ def histogram_figure(chart: Histogram, *, height: int = 230) -> Any:
     plot.yaxis.formatter = NumeralTickFormatter(format="0.[00]%")
     plot.yaxis[0].ticker.desired_num_ticks = 4
     plot.xaxis[0].ticker.desired_num_ticks = 5
-    _number_axis(plot.xaxis[0], chart)
+    if not chart.log:
+        _number_axis(plot.xaxis[0], chart.unit, (chart.edges[0], chart.edges[-1]))
     source = ColumnDataSource(
         {
             "left": edges[:-1],
@@ -133,19 +137,17 @@ def histogram_figure(chart: Histogram, *, height: int = 230) -> Any:
     return plot
 
 
-def _number_axis(axis: Any, chart: Histogram) -> None:
+def _number_axis(axis: Any, unit: Unit, limits: tuple[float, float]) -> None:
     from bokeh.models import DatetimeTickFormatter, FixedTicker, NumeralTickFormatter
 
-    if chart.unit == "time":
+    if unit == "time":
         axis.formatter = DatetimeTickFormatter(hours="%H:%M", hourmin="%H:%M", minutes="%H:%M", days="%H:%M")
-    elif chart.unit == "duration":
-        ticks = np.linspace(chart.edges[0], chart.edges[-1], 5)
+    elif unit == "duration":
+        ticks = np.linspace(*limits, 5)
         axis.ticker = FixedTicker(ticks=list(ticks))
         axis.major_label_overrides = {float(t): format_value(float(t), "duration") for t in ticks}
-    elif chart.unit == "number" and not chart.log:
-        large = max(abs(chart.edges[0]), abs(chart.edges[-1]))
-        if 1e4 <= large < 1e15:
-            axis.formatter = NumeralTickFormatter(format="0.[0]a")
+    elif unit == "number" and 1e4 <= max(abs(limits[0]), abs(limits[1])) < 1e15:
+        axis.formatter = NumeralTickFormatter(format="0.[0]a")
 
 
 def _ranges(chart: Histogram) -> list[str]:
@@ -208,6 +210,78 @@ def _shown(chart: Bars, most: int) -> list[int]:
     special = [k for k, label in enumerate(chart.labels) if label in ("(other)", "(null)")]
     order = [int(k) for k in np.argsort(-weight, kind="stable") if int(k) not in special]
     return sorted([*order[: max(most - len(special), 1)], *special])
+
+
+def value_text(value: float, unit: Unit | None) -> str:
+    """A mean in its unit, or where there is none, a share."""
+    if np.isnan(value):
+        return "none"
+    return _percent(value) if unit is None else format_value(value, unit)
+
+
+_LINES = (
+    (SYNTHETIC, "solid", "circle"),
+    (REAL, "dashed", "square"),
+    ("#009e73", "dotted", "triangle"),
+    ("#b85c9e", "dotdash", "diamond"),
+    (INK, "dashdot", "inverted_triangle"),
+)
+"""Colour, dash and mark of lines that are drawn together; the first alone where there is one."""
+MAX_LINES = len(_LINES)
+
+
+def lines_figure(
+    x: Floats,
+    lines: Sequence[Floats],
+    names: Sequence[str],
+    limits: tuple[float, float],
+    unit: Unit | None,
+    *,
+    label: str = "",
+    height: int = 190,
+) -> Any:
+    """Draw a few lines over shares, told apart by colour, dash and mark alike.
+
+    Args:
+        x: Shares in [0, 1], shape (n,).
+        lines: At most five, shape (n,) each.
+        names: Their names; a line by itself needs none and has no legend.
+        limits: Of the upright axis.
+        unit: What the lines count; None: shares.
+        label: Name of the level axis.
+        height: In pixels.
+
+    """
+    from bokeh.models import ColumnDataSource, NumeralTickFormatter
+    from bokeh.models.annotations import Legend, LegendItem
+
+    times = 1.0 if unit is None else _times(unit)
+    kind = "datetime" if unit in ("date", "datetime", "time") else "linear"
+    ends = _range(limits[0] * times, limits[1] * times)
+    plot = _figure(height, x_range=_range(-0.02, 1.02), y_range=ends, y_axis_type=kind)
+    plot.xaxis.formatter = NumeralTickFormatter(format="0%")
+    plot.xaxis.axis_label = label or None
+    plot.yaxis[0].ticker.desired_num_ticks = 4
+    if unit is None:
+        plot.yaxis.formatter = NumeralTickFormatter(format="0.[0]%")
+    else:
+        _number_axis(plot.yaxis[0], unit, limits)
+    items = []
+    for values, name, (colour, dash, mark) in zip(lines, names, _LINES, strict=False):
+        texts = [value_text(v, unit) for v in values.tolist()]
+        source = ColumnDataSource({"x": x, "y": values * times, "at": [_percent(v) for v in x], "text": texts})
+        line = plot.line("x", "y", source=source, color=colour, line_width=2, line_dash=dash)
+        marks = plot.scatter("x", "y", source=source, marker=mark, size=6, color=colour)
+        _hover(plot, marks, [("", safe_text(name, 60)), ("at quantile", "@at"), ("value", "@text")])
+        items.append(LegendItem(label=safe_text(name, 24), renderers=[line, marks]))
+    if len(items) > 1:
+        legend = Legend(
+            items=items, orientation="horizontal", ncols=2, label_text_color=INK, label_text_font=FONT,
+            label_text_font_size="11px", background_fill_color=None, border_line_color=None, location="left",
+        )  # fmt: skip
+        plot.add_layout(legend, "below")
+        plot.height += 24 * (1 + len(items) // 3)
+    return plot
 
 
 def heatmap_figure(names: Sequence[str], matrix: Floats, *, limit: float, height: int = 380) -> Any:
@@ -322,16 +396,14 @@ def _plane(
     labels: tuple[str, str],
     height: int,
 ) -> Any:
-    from bokeh.models import NumeralTickFormatter
-
     kinds = ["datetime" if unit in ("date", "datetime", "time") else "linear" for unit in units]
     ranges = [_range(low * _times(u), high * _times(u)) for (low, high), u in zip(limits, units, strict=True)]
     plot = _figure(height, x_range=ranges[0], y_range=ranges[1], x_axis_type=kinds[0], y_axis_type=kinds[1])
     plot.xaxis.axis_label, plot.yaxis.axis_label = (safe_text(label, 40) if label else None for label in labels)
     for axis, unit, limit in ((plot.xaxis[0], units[0], limits[0]), (plot.yaxis[0], units[1], limits[1])):
         axis.ticker.desired_num_ticks = 4
-        if unit == "number" and 1e4 <= max(abs(limit[0]), abs(limit[1])) < 1e15:
-            axis.formatter = NumeralTickFormatter(format="0.[0]a")
+        if unit == "number":
+            _number_axis(axis, unit, limit)
     return plot
 
 

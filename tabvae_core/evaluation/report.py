@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tabvae_core.errors import StorageError
 from tabvae_core.evaluation.association import correlation
 from tabvae_core.evaluation.charts import (
     POINTS,
@@ -27,6 +25,7 @@ from tabvae_core.evaluation.charts import (
     plot_limits,
     projection,
 )
+from tabvae_core.evaluation.page import render_page, write_page
 from tabvae_core.evaluation.result import ColumnEvaluation, Evaluation, Metric
 from tabvae_core.evaluation.verdict import LABELS, is_close
 from tabvae_core.evaluation.view import ColumnView, Side, TableView, modelled, sampled, table_view
@@ -93,14 +92,7 @@ def render_report(
     }
     page = _Page(evaluation, table_view(tables, modelled(schema)))
     html = _render(page, title=title, subtitle=subtitle, gates=gates)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"the report {path} cannot be written: {error.strerror or error.__class__.__name__}",
-            hint="choose a folder that exists and can be written",
-        ) from None
+    write_page(html, path)
     return path
 
 
@@ -131,11 +123,6 @@ class _Page:
 
 
 def _render(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResult]) -> str:
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, number=_number, share=_share)
-    template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     context = {
         "title": title,
         "subtitle": subtitle,
@@ -152,26 +139,7 @@ def _render(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResul
         "pairs": _pair_plot(page),
         "left_out": [column for column in page.evaluation.columns if not column.modelled],
     }
-    script, places, library = _embed(page.figures)
-    return template.render(**context, places=places, script=script, library=library)
-
-
-def _embed(figures: Sequence[Any]) -> tuple[Any, list[Any], Any]:
-    """Bokeh's core library and the figures, inline: the page asks the network for nothing."""
-    from bokeh.document import Document
-    from bokeh.embed import components
-    from bokeh.resources import Resources
-    from markupsafe import Markup
-
-    if not figures:
-        return Markup(""), [], Markup("")
-    document = Document()
-    with document.models.freeze():  # or every figure makes Bokeh walk through all those before it
-        for figure in figures:
-            document.add_root(figure)
-    script, places = components(tuple(figures))
-    library = Resources(mode="inline", components=["bokeh"]).render_js()
-    return Markup(script), [Markup(place) for place in places], Markup(library)
+    return render_page("report.html", context, page.figures, percent=_percent, number=_number, share=_share)
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

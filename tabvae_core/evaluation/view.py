@@ -126,7 +126,7 @@ def sampled(table: pa.Table, rows: int, seed: int) -> pa.Table:
 
 
 def table_view(tables: Mapping[Side, pa.Table], columns: Sequence[ColumnSchema]) -> TableView:
-    """Bring the named columns of all tables onto common ground.
+    """Bring the named columns of all tables onto common ground; numbers of two values in the first are categories.
 
     Raises:
         DataError: A table lacks a column, or holds it in a type that does not compare.
@@ -213,7 +213,7 @@ def _column_view(arrays: Mapping[Side, pa.ChunkedArray], column: ColumnSchema) -
     known = _class(_type(arrays))
     if known in ("number", "null", *_TIMES) and column.kind in (Kind.NUMBER, Kind.DATETIME):
         values = _bounded({side: _to_float(array) for side, array in arrays.items()})
-        if known in _TIMES or _distinct(values[Side.HOLDOUT]) > 2:
+        if known in _TIMES or _distinct(next(iter(values.values()))) > 2:
             return ColumnView(column.name, column.kind, _unit(_type(arrays)), None, values)
     labels, codes = _to_codes(arrays)
     return ColumnView(column.name, column.kind, "number", labels, codes)

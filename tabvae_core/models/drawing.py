@@ -91,8 +91,8 @@ class Draws:
 
         return cls(torch.randn(rows, latent, generator=generator), uniform(), uniform(), uniform())
 
-    def of(self, rows: slice) -> Draws:
-        """The randomness of some rows."""
+    def of(self, rows: slice | Tensor) -> Draws:
+        """The randomness of some rows, which may be named more than once."""
         return Draws(*(t[rows] for t in (self.latent, self.tokens, self.components, self.values)))
 
 

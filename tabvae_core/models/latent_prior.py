@@ -44,3 +44,19 @@ class LatentPrior:
         cumulative = self.weights.double().cumsum(0)
         chosen = torch.searchsorted(cumulative, pick.double() * cumulative[-1]).clamp(max=len(self.weights) - 1)
         return self.means[chosen] + torch.einsum("bij,bj->bi", self.factors[chosen], noise)
+
+    def quantiles(self, shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Quantiles of each dimension by itself, at shares (q,) in (0, 1), found by bisection: shape (q, latent)."""
+        from scipy.special import ndtr
+
+        weights, means, spreads = (
+            part.double().numpy() for part in (self.weights, self.means, self.factors.square().sum(dim=-1).sqrt())
+        )
+        low = np.broadcast_to((means - 9 * spreads).min(axis=0), (len(shares), means.shape[1]))
+        high = np.broadcast_to((means + 9 * spreads).max(axis=0), low.shape)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = (weights[:, None] * ndtr((middle[:, None] - means) / spreads)).sum(axis=1) / weights.sum()
+            low, high = np.where(below < shares[:, None], middle, low), np.where(below < shares[:, None], high, middle)
+        found: npt.NDArray[np.float64] = (low + high) / 2
+        return found

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tabvae_core.models.additive import AdditiveModel
+from tabvae_core.models.aggregate import total_correlation
 
 __all__ = ["LOG_SCALES", "NEVER", "Cells", "Layout", "NetworkSize", "TabularVAE"]
 
@@ -333,6 +334,8 @@ class TabularVAE(nn.Module):
         given: Tensor,
         *,
         free_bits: float,
+        beta: float = 1.0,
+        tc: float = 0.0,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -342,6 +345,9 @@ class TabularVAE(nn.Module):
             cells: B rows.
             given: True where a cell is known from the start, shape (B, S).
             free_bits: Nats of each latent dimension that cost nothing.
+            beta: Price of a nat beyond (beta-VAE: Higgins et al., 2017); 1 is the bound itself.
+            tc: Price of a nat of total correlation between the dimensions, none of which is free (beta-TCVAE: Chen et
+                al., 2018).
             noise: Standard normal, shape (B, latent); drawn when left out.
             generator: CPU generator of all that training drops; None: torch's own.
 
@@ -357,7 +363,10 @@ class TabularVAE(nn.Module):
         free = ~given.any(dim=1, keepdim=True)
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
         kl = (kl * free).sum(dim=0) / free.sum().clamp(min=1)
-        held = kl.clamp(min=free_bits).sum() * free.float().mean()
+        price = beta * kl.clamp(min=free_bits).sum()
+        if tc and bool(free.any()):
+            price = price + tc * total_correlation(*(part[free[:, 0]] for part in (z, mean, log_variance)))
+        held = price * free.float().mean()
         if self.training and self.size.cell_dropout > 0:
             shown = torch.rand(embedded.shape[:2], generator=generator) >= self.size.cell_dropout
             embedded = embedded * shown.unsqueeze(-1).to(embedded.device)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pyarrow as pa
 
-from tabvae_core.errors import DataError
+from tabvae_core.errors import DataError, SpecError
 from tabvae_core.given import given_blocks
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind, ModelSpec, PrivacySpec
 from tabvae_core.tables import RowSample, TableSource, as_source
+
+if TYPE_CHECKING:
+    from tabvae_core.latent import LatentSpace
 
 __all__ = ["BLOCK_ROWS", "Synthesizer"]
 
@@ -130,6 +133,18 @@ class Synthesizer(ABC):
                 rows, or the method has `conditions` False and something is given.
 
         """
+
+    def latent_space(self, member: int = 0) -> LatentSpace:
+        """The latent space of one network, to look into.
+
+        Args:
+            member: The network, where the model is an ensemble; each has a space of its own.
+
+        Raises:
+            SpecError: The method has none to look into, or the model no such member.
+
+        """
+        raise SpecError(f"method {self.method!r} has no latent space to look into", hint="fit with method vae")
 
     def unlearned(self, given: pa.Table) -> Mapping[str, int]:
         """Count given cells of values that were never learned, by column: they are kept and condition nothing."""

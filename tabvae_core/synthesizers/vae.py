@@ -26,7 +26,7 @@ from tabvae_core.codecs.ordering import arrange
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError
+from tabvae_core.errors import DataError, ModelFileError, SpecError
 from tabvae_core.given import GivenColumn, given_cells, with_given
 from tabvae_core.models.drawing import Draws, Given, Restriction, generate
 from tabvae_core.models.latent_prior import LatentPrior
@@ -37,7 +37,8 @@ from tabvae_core.relations import MAX_ROWS, find_relations
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
-from tabvae_core.synthesizers.options import choose_device, read_options
+from tabvae_core.synthesizers.options import choose_device, option, read_options
+from tabvae_core.synthesizers.vae_latent import VAELatentSpace
 from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows, encode_rows
 from tabvae_core.tables import TableSource, as_source, collect
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
@@ -70,6 +71,8 @@ class _Options:
         frequencies: Octaves of the periodic features of a number.
         members: Networks of the ensemble.
         free_bits: Nats a latent dimension is given for nothing, which holds its rate there.
+        beta: Price of a nat beyond the free ones; below 1 z holds more, above less, but never less than is free.
+        tc: Price of a nat of total correlation between latent dimensions, for dimensions with meanings of their own.
         candidates: Rows drawn for each row with given cells, of which one is kept.
         given_rows: Share of the training rows of which a random subset of the columns is given, for `given`.
 
@@ -84,6 +87,8 @@ class _Options:
     frequencies: int = 0
     members: int = 0
     free_bits: float = 0.1
+    beta: float = option(1.0, least=0)
+    tc: float = option(0.0, least=0)
     candidates: int = 16
     given_rows: float = 0.25
 
@@ -161,6 +166,7 @@ class VAESynthesizer(Synthesizer):
             TrainingRows(
                 arrays, codec.columns, seed=seed + _STRIDE * member,
                 free_bits=self._options.free_bits, given_rows=self._options.given_rows,
+                beta=self._options.beta, tc=self._options.tc,
             )
             for member in range(n_members)
         ]  # fmt: skip
@@ -332,6 +338,20 @@ class VAESynthesizer(Synthesizer):
         if not mask.any():
             return None
         return Given(torch.from_numpy(mask), torch.from_numpy(tokens), torch.from_numpy(values))
+
+    def latent_space(self, member: int = 0) -> VAELatentSpace:
+        """The latent space of one member; see `Synthesizer.latent_space`."""
+        codec, members = self._fitted, len(self._networks)
+        if not members:
+            raise DataError("the model has no latent space: its table has no column that varies", hint="fit another")
+        if not 0 <= member < members:
+            raise SpecError(
+                f"there is no member {member}: the model has {members} network{'s' if members > 1 else ''}",
+                hint=f"members are counted from 0 to {members - 1}",
+            )
+        return VAELatentSpace(
+            self.schema, codec, self._links, self._networks[member], self._priors[member], member, members
+        )
 
     # Bundles --------------------------------------------------------------------------------------------------------
 

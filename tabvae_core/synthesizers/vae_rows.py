@@ -67,6 +67,8 @@ class TrainingRows:
         seed: Seed of the split.
         free_bits: Nats of each latent dimension that cost nothing.
         given_rows: Share of the rows of which a random subset of the columns is given.
+        beta: Price of a nat beyond the free ones.
+        tc: Price of a nat of total correlation between the latent dimensions.
 
     """
 
@@ -78,6 +80,8 @@ class TrainingRows:
         seed: int,
         free_bits: float,
         given_rows: float,
+        beta: float = 1.0,
+        tc: float = 0.0,
     ) -> None:
         rows = len(arrays[0])
         order = np.random.default_rng(seed).permutation(rows)
@@ -87,6 +91,9 @@ class TrainingRows:
         self._train = torch.from_numpy(order[: self.n_train])
         self._arrays, self._device, self._columns = arrays, arrays[0].device, torch.tensor(columns)
         self._seed, self._free_bits, self._given_rows = seed, free_bits, given_rows
+        self._beta, self._tc = beta, tc
+        # The bound itself judges, unless other prices were asked for: then what they ask for judges, too.
+        self._judged_free_bits = 0.0 if (beta, tc) == (1.0, 0.0) else free_bits
         self.rate = 0.0
 
     def _cells(self, rows: Tensor) -> Cells:
@@ -105,16 +112,21 @@ class TrainingRows:
         return self._cells(self._train[:_PREPARED_ROWS])
 
     def loss(self, network: torch.nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Negative evidence lower bound of the rows with these indices among the training rows."""
+        """What training minimises, of the rows with these indices among the training rows."""
         assert isinstance(network, TabularVAE)
         noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
         given = self._given(len(rows), self._given_rows, generator)
         cells = self._cells(self._train[rows])
-        loss, _ = network.negative_elbo(cells, given, free_bits=self._free_bits, noise=noise, generator=generator)
+        loss, _ = network.negative_elbo(
+            cells, given, free_bits=self._free_bits, beta=self._beta, tc=self._tc, noise=noise, generator=generator
+        )
         return loss
 
     def validation_loss(self, network: torch.nn.Module) -> float:
-        """Negative evidence lower bound of the validation rows, the same noise every time; both ways of use count."""
+        """Negative evidence lower bound of the validation rows, the same noise every time; both ways of use count.
+
+        With prices other than the bound's, what training minimises takes its place.
+        """
         assert isinstance(network, TabularVAE)
         generator = torch.Generator().manual_seed(self._seed)
         total = rate = 0.0
@@ -123,7 +135,9 @@ class TrainingRows:
             noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
             for share, weight in ((0.0, 1 - self._given_rows), (1.0, self._given_rows)):
                 given = self._given(len(rows), share, generator)
-                loss, kl = network.negative_elbo(cells, given, free_bits=0.0, noise=noise)
+                loss, kl = network.negative_elbo(
+                    cells, given, free_bits=self._judged_free_bits, beta=self._beta, tc=self._tc, noise=noise
+                )
                 total += weight * float(loss) * len(rows)
                 rate += float(kl) * len(rows) * (share == 0.0)
         self.rate = rate / self.n_validation

@@ -469,6 +469,16 @@ def holes(change: Callable[[pa.Table], pa.Table] = lambda table: table, method: 
     return prepare
 
 
+def latents(change: Callable[[pa.Table], pa.Table] = lambda table: table, method: str = "vae") -> Prepare:
+    """A model, and a table to look at."""
+
+    def prepare(here: Here) -> None:
+        here.model(method)
+        here.table(change(orders()))
+
+    return prepare
+
+
 def published(here: Here) -> None:
     here.published()
 
@@ -531,6 +541,9 @@ REFRESH = "tabvae refresh refresh.yaml --no-prefect"
 CHECK = "tabvae check refresh.yaml"
 QUICK = "tabvae synthesize orders.parquet out.parquet --spec fast.yaml"
 DRAW = "tabvae sample model out.parquet --rows 50"
+ENCODE = "tabvae latent encode model orders.parquet out.parquet"
+LINE = "tabvae latent interpolate model orders.parquet out.parquet"
+AXES = "tabvae latent traverse model"
 FILL = "tabvae sample model out.parquet --given-table partial.parquet"
 RUN = ("work/runs/RUN/",)
 GOOD_KEYS = {"LAKE_ACCESS_KEY_ID": "key", "LAKE_SECRET_ACCESS_KEY": SECRET}
@@ -577,6 +590,14 @@ CASES = (
         2,
         spec_with(model={"method": "ctgan", "options": {"pac": 0}}),
         ("model.options.pac", "1 or more"),
+        leaves=RUN,
+    ),
+    Case(
+        "price below zero",
+        REFRESH,
+        2,
+        spec_with(model={"method": "vae", "options": {"tc": -1}}),
+        ("model.options.tc", "0 or more"),
         leaves=RUN,
     ),
     Case("absent device", REFRESH, 2, spec_with(model={"device": "mps"}), ("mps",), leaves=RUN),
@@ -666,6 +687,20 @@ CASES = (
         2,
         holes(),
         ("partial.parquet",),
+    ),
+    Case("latent space: a method without one", ENCODE, 2, latents(method="vae_basic"), ("vae_basic", "latent space")),
+    Case("latent space: unknown member", f"{AXES} axes.html --member 9", 2, latents(), ("member 9",)),
+    Case("latent space: unknown axis", f"{AXES} axes.html --axis 9", 2, latents(), ("axis 9", "8 dimensions")),
+    Case("latent space: picture of another kind", f"{AXES} axes.png", 2, latents(), ("axes.png", ".html")),
+    Case("latent space: row out of range", f"{LINE} --rows 3,120", 2, latents(), ("row 120", "120 rows")),
+    Case("latent space: rows that are no numbers", f"{LINE} --rows first,last", 2, latents(), ("--rows", "first,last")),
+    Case("latent space: one row", f"{LINE} --rows 3", 2, latents(), ("two different rows",)),
+    Case(
+        "output that is the encoded table",
+        "tabvae latent encode model orders.parquet orders.parquet",
+        2,
+        latents(),
+        ("orders.parquet",),
     ),
     Case(
         "missing credential variable",
@@ -774,6 +809,23 @@ CASES = (
         FILL,
         3,
         holes(lambda t: t.set_column(0, "age", t["kind"])),
+        ("age", "string", "int16"),
+    ),
+    Case(
+        "latent space: missing table", ENCODE, 3, lambda here: here.model("vae"), ("orders.parquet", "does not exist")
+    ),
+    Case(
+        "latent space: missing columns",
+        ENCODE,
+        3,
+        latents(lambda t: t.drop_columns(["age", "kind"])),
+        ("lacks", "age, kind"),
+    ),
+    Case(
+        "latent space: cells of another type",
+        ENCODE,
+        3,
+        latents(lambda t: t.set_column(1, "age", t["kind"])),
         ("age", "string", "int16"),
     ),
     Case(

@@ -37,7 +37,11 @@ def blocks(page: Path) -> list[Block]:
     return [Block(one["kind"], one["code"], one["why"]) for one in found]
 
 
-EXECUTED = [block for block in blocks(README) if block.kind in {"bash", "python"} and block.why_not is None]
+FOLLOWED = (README, ROOT / "docs" / "latent.md")
+"""Pages whose blocks are executed, in this order, by one reader."""
+EXECUTED = [
+    block for page in FOLLOWED for block in blocks(page) if block.kind in {"bash", "python"} and block.why_not is None
+]
 
 
 def partial() -> pa.Table:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tabvae_core.models import drawing
+from tabvae_core.models.aggregate import total_correlation
 from tabvae_core.models.drawing import Draws, Given, Restriction, generate
 from tabvae_core.models.vae import NEVER, Cells, Layout, NetworkSize, TabularVAE
 
@@ -452,6 +453,29 @@ def test_rate_is_held_by_free_bits(network: TabularVAE) -> None:
     free, _ = network.negative_elbo(cells, half, free_bits=100.0, noise=noise)
     paid, rate = network.negative_elbo(cells, half, free_bits=0.0, noise=noise)
     assert float(free - paid) == pytest.approx((300.0 - float(rate)) / 2, rel=1e-4)
+
+
+def test_prices_of_the_rate(network: TabularVAE) -> None:
+    """beta prices what is not free, tc the total correlation of rows without given cells; 1 and 0 change nothing."""
+    cells, half = some_cells(), masks("none")
+    half[::2, 0] = True
+    network.requires_grad_(False)
+    noise = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(4))
+
+    def loss(given: Tensor, free_bits: float = 0.0, **prices: float) -> float:
+        return float(network.negative_elbo(cells, given, free_bits=free_bits, noise=noise, **prices)[0])
+
+    assert loss(half, beta=1.0, tc=0.0) == loss(half)
+    none = masks("none")
+    _, rate = network.negative_elbo(cells, none, free_bits=0.0, noise=noise)
+    assert loss(none, beta=3.0) - loss(none) == pytest.approx(2 * float(rate), rel=1e-3)
+    assert loss(none, 100.0, beta=3.0) - loss(none, 100.0) == pytest.approx(2 * 300.0, rel=1e-3), "a floor of the rate"
+    mean, log_variance = (part[1::2] for part in network.encode(cells))
+    z = mean + noise[1::2] * (0.5 * log_variance).exp()
+    shared = float(total_correlation(z, mean, log_variance))
+    assert loss(half, tc=50.0) - loss(half) == pytest.approx(50 * shared / 2, rel=1e-2)
+    every = torch.ones_like(half)
+    assert loss(every, tc=5.0) == loss(every)
 
 
 def test_links_are_predicted_but_seen_as_the_cells_they_make(network: TabularVAE) -> None:
