@@ -3,7 +3,7 @@
 A joint distribution is its margins and a copula (Sklar, 1959). A margin here is a row of pieces, each of which owns an
 interval of (0, 1): a category, a frequent value, or a narrow range of a number. Within a piece the rank is uniform,
 which is the distributional transform (Rüschendorf, 2009): u in (0, 1) to a cell is exact, a cell to u is an interval.
-The normal quantiles z of u are taken to be jointly normal; pieces are intervals of z, so a cell says z_low < z < z_high.
+The normal quantiles z of u are taken to be jointly normal; pieces are intervals of z, which is all a cell says of it.
 
 Nothing here knows tables; `synthesizers/margins.py` turns rows into pieces.
 """
@@ -170,7 +170,7 @@ def shrunk(correlations: Floats, rows: Floats) -> Floats:
 def nearest_correlation(matrix: Floats, *, floor: float = 1e-6) -> Floats:
     """Find the correlation matrix nearest to a symmetric matrix, in the Frobenius norm (Higham, 2002).
 
-    Alternates between matrices of eigenvalues of at least `floor` and those of unit diagonal, with Dykstra's correction.
+    Alternates between matrices of eigenvalues of at least `floor` and of unit diagonal, with Dykstra's correction.
     Correlations that were estimated pair by pair need not belong together; those of columns that follow from each other
     are singular.
 

@@ -310,7 +310,7 @@ class Margins:
             if limit is not None:
                 low[:, j], high[:, j] = _hull(margin, variable.allowed(margin.codes, limit))
             name = codec.schema.names[codec.columns[variable.slot]]
-            if name in cells and isinstance(variable, Presence) and 0 < margin.edges[1]:
+            if name in cells and isinstance(variable, Presence) and margin.edges[1] > 0:
                 low[:, j], high[:, j] = 0.0, margin.edges[1]
             given = np.flatnonzero(known[:, variable.slot])
             if len(given):
