@@ -10,13 +10,14 @@ Nothing here knows tables; `synthesizers/margins.py` turns rows into pieces.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
-from scipy.special import ndtr, ndtri
+from scipy.special import erfc, ndtr, ndtri
 
 __all__ = [
     "Margin",
@@ -31,9 +32,10 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int32]
 
-_TERMS = 64
-"""Terms of the series in Hermite polynomials; what binary variables leave out beyond is of the order of rho^64."""
-_HALVINGS = 40
+_TERMS = 32
+"""Terms of the series in Hermite polynomials."""
+_GRID = 4096
+_HALVINGS = 30
 _PROJECTIONS = 100
 _TOLERANCE = 1e-7
 _FARTHEST = 8.0
@@ -78,9 +80,13 @@ class Margin:
 
     def pick(self, ranks: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
         """Codes of the pieces that own ranks in (0, 1), and how far within its piece each one lies; both (n,)."""
-        piece = np.clip(np.searchsorted(self.edges, ranks, side="right") - 1, 0, len(self.codes) - 1)
+        piece = self.piece(ranks)
         mass = np.maximum(self.edges[piece + 1] - self.edges[piece], 1e-300)
         return self.codes[piece], np.clip((ranks - self.edges[piece]) / mass, 0.0, 1.0)
+
+    def piece(self, ranks: Floats) -> npt.NDArray[np.intp]:
+        """Pieces that own ranks (n,)."""
+        return np.clip(np.searchsorted(self.edges, ranks, side="right") - 1, 0, len(self.codes) - 1)
 
     def scores(self) -> Floats:
         """Mean of z within each piece, shape (p,): its normal score."""
@@ -88,6 +94,10 @@ class Margin:
         at = ndtri(np.clip(self.edges, 1e-12, 1 - 1e-12))
         mean = -np.diff(_density(self.edges)) / np.maximum(mass, 1e-300)
         return np.asarray(np.where(mass > 1e-12, mean, at[:-1]), dtype=np.float64)
+
+    def deviation(self) -> float:
+        """Standard deviation of the scores."""
+        return float(np.sqrt((np.diff(self.edges) * self.scores() ** 2).sum()))
 
 
 def _density(edges: Floats) -> Floats:
@@ -106,7 +116,7 @@ def hermite_coefficients(margin: Margin) -> Floats:
     the density at its ends, divided by the square root of k.
 
     Returns:
-        Coefficients of degree 1 … 64, shape (64,); their squares sum up to the score's variance.
+        Coefficients of degree 1 … 32, shape (32,); with those beyond, their squares sum up to the score's variance.
 
     """
     z = np.where(np.isfinite(ndtri(margin.edges)), ndtri(margin.edges), 0.0)
@@ -118,7 +128,7 @@ def hermite_coefficients(margin: Margin) -> Floats:
     return found
 
 
-def latent_correlations(observed: Floats, coefficients: Floats) -> Floats:
+def latent_correlations(observed: Floats, margins: Sequence[Margin]) -> Floats:
     """Correlations of z that give the scores of pieces the correlations that were observed.
 
     Scores of a discrete variable vary less than z does and so correlate less; drawn from their own correlations, rows
@@ -129,13 +139,22 @@ def latent_correlations(observed: Floats, coefficients: Floats) -> Floats:
 
     Args:
         observed: Correlations of scores, shape (d, d).
-        coefficients: Hermite coefficients of the scores, shape (d, 64).
+        margins: d margins.
 
     Returns:
         Shape (d, d), with a diagonal of ones; 0 where a variable does not vary.
 
     """
-    deviation = np.sqrt((coefficients**2).sum(axis=1))
+    if not margins:
+        return observed
+    coefficients = np.array([hermite_coefficients(margin) for margin in margins])
+    grid = (np.arange(_GRID) + 0.5) / _GRID
+    scores = np.array([margin.scores()[margin.piece(grid)] for margin in margins])
+    # Beyond its last term the series has what is missing at rho = 1 and rho = -1, where z is one and the same.
+    alternating = coefficients * (-1.0) ** np.arange(1, _TERMS + 1)
+    rest = [scores @ other.T / _GRID - coefficients @ terms.T for other, terms in
+            ((scores, coefficients), (scores[:, ::-1], alternating))]  # fmt: skip
+    deviation = np.array([margin.deviation() for margin in margins])
     target = observed * np.outer(deviation, deviation)
     low, high = -np.ones_like(target), np.ones_like(target)
     for _ in range(_HALVINGS):
@@ -143,11 +162,21 @@ def latent_correlations(observed: Floats, coefficients: Floats) -> Floats:
         series = np.zeros_like(rho)
         for degree in range(_TERMS - 1, -1, -1):
             series = (series + np.outer(coefficients[:, degree], coefficients[:, degree])) * rho
-        above = series > target
+        above = series + np.where(rho > 0, *rest) * _beyond(np.abs(rho)) > target
         low, high = np.where(above, low, rho), np.where(above, rho, high)
     result = np.where(target == 0.0, 0.0, (low + high) / 2)
     np.fill_diagonal(result, 1.0)
     return result
+
+
+def _beyond(rho: Floats) -> Floats:
+    """Share of a power series' terms beyond the last one at rho, of what they are at 1.
+
+    Squared coefficients of step functions fall as the degree to the power of -3/2, whose sum is an incomplete gamma
+    function.
+    """
+    x = -_TERMS * np.log(np.maximum(rho, 1e-12))
+    return np.asarray(np.maximum(np.exp(-x) - np.sqrt(np.pi * x) * erfc(np.sqrt(x)), 0.0), dtype=np.float64)
 
 
 def shrunk(correlations: Floats, rows: Floats) -> Floats:

@@ -20,7 +20,6 @@ from tabvae_core.codecs.base import IntArray
 from tabvae_core.given import given_cells, with_given
 from tabvae_core.models.copula import (
     draw_between,
-    hermite_coefficients,
     latent_correlations,
     nearest_correlation,
     shrunk,
@@ -68,8 +67,7 @@ class GaussianCopulaSynthesizer(CopulaSynthesizer):
         self, margins: Margins, places: IntArray, started: float, progress: Progress, checkpoint: Path | None
     ) -> dict[str, Any]:
         observed, rows = _correlations(margins, places)
-        coefficients = np.array([hermite_coefficients(margin) for margin in margins.margins]).reshape(len(rows), -1)
-        latent = shrunk(latent_correlations(observed, coefficients), rows)
+        latent = shrunk(latent_correlations(observed, margins.margins), rows)
         self._take({}, {"correlation": nearest_correlation(latent)})
         repair = float(np.abs(self._correlation - latent).max(initial=0.0))
         return {"correlations": len(rows) * (len(rows) - 1) // 2, "largest_repair": round(repair, 6)}

@@ -339,9 +339,7 @@ def _codes(variables: tuple[Variable, ...], tokens: IntArray, values: FloatArray
 
 def _standard_scores(margin: Margin, places: IntArray) -> Floats:
     """Normal scores of rows (n,), of variance 1 where they vary; 0 where a cell is not observed."""
-    scores = np.append(margin.scores(), 0.0)
-    deviation = float(np.sqrt((np.diff(margin.edges) * scores[:-1] ** 2).sum()))
-    return np.asarray(scores[places] / max(deviation, 1e-9))
+    return np.asarray(np.append(margin.scores(), 0.0)[places] / max(margin.deviation(), 1e-9))
 
 
 def _hull(margin: Margin, allowed: npt.NDArray[np.bool_]) -> tuple[float, float]:
