@@ -18,6 +18,8 @@ ENTRY_POINTS = "tabvae.synthesizers"
 _OURS = {
     "vae": "tabvae_core.synthesizers.vae:VAESynthesizer",
     "vae_basic": "tabvae_core.synthesizers.vae_basic:BasicVAESynthesizer",
+    "gaussian_copula": "tabvae_core.synthesizers.gaussian_copula:GaussianCopulaSynthesizer",
+    "copula_vae": "tabvae_core.synthesizers.copula_vae:CopulaVAESynthesizer",
     "ctgan": "tabvae_core.synthesizers.ctgan:CTGANSynthesizer",
 }
 

@@ -66,20 +66,25 @@ def with_holes(table: pa.Table, share: float, rng: np.random.Generator) -> pa.Ta
     return pa.table({name: holes(table[name]) for name in table.column_names}, schema=table.schema)
 
 
+@pytest.fixture(scope="module", params=["vae", "gaussian_copula"])
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def everything() -> Synthesizer:
+def everything(method: str) -> Synthesizer:
     table = every_kind(400, 0)
     table = table.set_column(10, table.schema.field("one"), pa.array([7] * 400, pa.int8()))
     kinds = {"big": Kind.NUMBER, "key": Kind.IDENTIFIER, "note": Kind.TEXT}
     overrides = {name: ColumnOverride(kind=kind) for name, kind in kinds.items()}
     overrides["tags"] = ColumnOverride(unlearnable="null")
     schema = infer_schema(as_source(table), overrides=overrides)
-    return create("vae", ModelSpec(epochs=2), PrivacySpec()).fit(table, schema)
+    return create(method, ModelSpec(method=method, epochs=2), PrivacySpec()).fit(table, schema)
 
 
 @pytest.fixture(scope="module")
-def model() -> Synthesizer:
-    return create("vae", ModelSpec(epochs=4), PrivacySpec()).fit(people())
+def model(method: str) -> Synthesizer:
+    return create(method, ModelSpec(method=method, epochs=4), PrivacySpec()).fit(people())
 
 
 def filled(
