@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
-from tabvae_core.errors import DataError
+from tabvae_core.errors import DataError, SpecError
 from tabvae_core.given import given_blocks
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
@@ -130,6 +130,16 @@ class Synthesizer(ABC):
                 rows, or the method has `conditions` False and something is given.
 
         """
+
+    def _refuse_given(self, given: Mapping[str, Any] | pa.Table | None) -> None:
+        """Refuse what is given, in methods that do not condition.
+
+        Raises:
+            SpecError: Something is.
+
+        """
+        if given is not None and len(given):
+            raise SpecError(f"method {self.method!r} cannot fix given values", hint="use method vae")
 
     def unlearned(self, given: pa.Table) -> Mapping[str, int]:
         """Count given cells of values that were never learned, by column: they are kept and condition nothing."""
