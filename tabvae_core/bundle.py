@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +29,16 @@ from tabvae_core.errors import ModelFileError, StorageError
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 
-__all__ = ["BUNDLE_FILE", "CARD_FILE", "WEIGHTS_FILE", "Bundle", "read_bundle", "read_header", "write_bundle"]
+__all__ = [
+    "BUNDLE_FILE",
+    "CARD_FILE",
+    "WEIGHTS_FILE",
+    "Bundle",
+    "loading_weights",
+    "read_bundle",
+    "read_header",
+    "write_bundle",
+]
 
 FORMAT = "tabvae-bundle"
 VERSION = 1
@@ -134,17 +144,23 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, method: str | None = None) -> Bundle:
     """Read a bundle whole.
 
+    Args:
+        folder: The bundle.
+        method: Method that it must be of; None takes any.
+
     Raises:
-        ModelFileError: It is missing, damaged, of another format or of a later version.
+        ModelFileError: It is missing, damaged, of another format, of a later version or of another method.
 
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     header = read_header(folder)
+    if method is not None and header.get("method") != method:
+        raise ModelFileError(f"the bundle in {folder} is of method {header.get('method')!r}, not {method!r}")
     weights = folder / WEIGHTS_FILE
     try:
         if _sha256(weights) != header["weights_sha256"]:
@@ -170,6 +186,22 @@ def read_bundle(folder: Path) -> Bundle:
     except (KeyError, TypeError, ValidationError, SafetensorError, OSError) as error:
         raise ModelFileError(
             f"the model bundle in {folder} is damaged: {error.__class__.__name__}", hint="fit the model again"
+        ) from None
+
+
+@contextmanager
+def loading_weights(folder: Path) -> Iterator[None]:
+    """Turn what a network says of weights that are not its own into one error.
+
+    Raises:
+        ModelFileError: They are missing, or of another shape.
+
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"the weights in {folder} do not fit its network: {error.__class__.__name__}", hint="fit the model again"
         ) from None
 
 

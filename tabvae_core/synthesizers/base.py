@@ -146,6 +146,16 @@ class Synthesizer(ABC):
         """
         raise SpecError(f"method {self.method!r} has no latent space to look into", hint="fit with method vae")
 
+    def _refuse_given(self, given: Mapping[str, Any] | pa.Table | None) -> None:
+        """Refuse what is given, in methods that do not condition.
+
+        Raises:
+            SpecError: Something is.
+
+        """
+        if given is not None and len(given):
+            raise SpecError(f"method {self.method!r} cannot fix given values", hint="use method vae")
+
     def unlearned(self, given: pa.Table) -> Mapping[str, int]:
         """Count given cells of values that were never learned, by column: they are kept and condition nothing."""
         return {}

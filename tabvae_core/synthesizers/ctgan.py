@@ -19,10 +19,10 @@ from torch import Tensor
 
 from tabvae_core.adversarial import AdversarialPlan, train_adversarial
 from tabvae_core.budget import CTGAN_BATCH, ctgan_epochs
-from tabvae_core.bundle import Bundle, read_bundle, write_bundle
+from tabvae_core.bundle import Bundle, loading_weights, read_bundle, write_bundle
 from tabvae_core.codecs.flat import FlatTable
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError, SpecError
+from tabvae_core.errors import DataError
 from tabvae_core.models.ctgan import Critic, Generator, condition_loss, critic_loss, soft_rows
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
@@ -162,8 +162,7 @@ class CTGANSynthesizer(Synthesizer):
             SpecError: Values or cells are given; this method cannot condition on them.
 
         """
-        if given is not None and len(given):
-            raise SpecError("method 'ctgan' cannot fix given values", hint="use method vae")
+        self._refuse_given(given)
         rows, generator = self._fitted
         state = np.random.SeedSequence([seed, block, attempt]).generate_state(1, np.uint32)
         random = torch.Generator().manual_seed(int(state[0]))
@@ -189,12 +188,10 @@ class CTGANSynthesizer(Synthesizer):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a bundle; see `Synthesizer.load`."""
-        bundle = read_bundle(folder)
-        if bundle.method != cls.method:
-            raise ModelFileError(f"the bundle in {folder} is of method {bundle.method!r}, not {cls.method!r}")
+        bundle = read_bundle(folder, cls.method)
         self = cls(bundle.model, bundle.privacy)
         self._record = dict(bundle.record)
-        try:
+        with loading_weights(folder):
             flat = FlatTable(TableCodec.restore(bundle.schema, bundle.codecs))
             self._rows = RowCodec.restore(flat, bundle.weights)
             self._generator = Generator(
@@ -204,11 +201,6 @@ class CTGANSynthesizer(Synthesizer):
             self._generator.load_state_dict(
                 {k.removeprefix(prefix): torch.from_numpy(v) for k, v in bundle.weights.items() if prefix in k}
             )
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ModelFileError(
-                f"the weights in {folder} do not fit its network: {error.__class__.__name__}",
-                hint="fit the model again",
-            ) from None
         return self
 
 

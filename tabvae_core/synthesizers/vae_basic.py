@@ -18,11 +18,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tabvae_core.bundle import Bundle, read_bundle, write_bundle
+from tabvae_core.bundle import Bundle, loading_weights, read_bundle, write_bundle
 from tabvae_core.codecs.base import Encoded
 from tabvae_core.codecs.flat import FlatTable
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError, SpecError
+from tabvae_core.errors import DataError
 from tabvae_core.models.vae_basic import BasicVAE
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
@@ -156,8 +156,7 @@ class BasicVAESynthesizer(Synthesizer):
             SpecError: Values or cells are given; this method cannot condition on them.
 
         """
-        if given is not None and len(given):
-            raise SpecError("method 'vae_basic' cannot fix given values", hint="use method vae")
+        self._refuse_given(given)
         features, network = self._fitted, self._network
         assert network is not None
         state = np.random.SeedSequence([seed, block, attempt]).generate_state(1, np.uint32)
@@ -193,13 +192,11 @@ class BasicVAESynthesizer(Synthesizer):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a bundle; see `Synthesizer.load`."""
-        bundle = read_bundle(folder)
-        if bundle.method != cls.method:
-            raise ModelFileError(f"the bundle in {folder} is of method {bundle.method!r}, not {cls.method!r}")
+        bundle = read_bundle(folder, cls.method)
         self = cls(bundle.model, bundle.privacy)
         self._features = _Features(TableCodec.restore(bundle.schema, bundle.codecs))
         self._record = dict(bundle.record)
-        try:
+        with loading_weights(folder):
             self._features.restore(bundle.weights)
             self._network = BasicVAE(
                 int(bundle.network["features"]), int(bundle.network["latent"]), int(bundle.network["hidden"])
@@ -207,11 +204,6 @@ class BasicVAESynthesizer(Synthesizer):
             self._network.load_state_dict(
                 {k.removeprefix("network."): torch.from_numpy(v) for k, v in bundle.weights.items() if "network." in k}
             )
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ModelFileError(
-                f"the weights in {folder} do not fit its network: {error.__class__.__name__}",
-                hint="fit the model again",
-            ) from None
         return self
 
 
