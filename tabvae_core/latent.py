@@ -19,7 +19,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.stats import rankdata
 
 from tabvae_core.errors import DataError, SpecError
 from tabvae_core.evaluation.view import ColumnView, Side, Unit, modelled, table_view
@@ -346,7 +345,7 @@ def traverse(
             f"a traversal has 2 steps or more and 1 to {BLOCK_ROWS:,} draws, however: {steps} and {draws}",
             hint="leave them out: 9 and 256",
         )
-    points = space.draw(draws, seed=seed) if table is None else _first_points(space, as_source(table), draws)
+    points = space.draw(draws, seed=seed) if table is None else _some_points(space, as_source(table), draws, seed)
     shares = np.linspace(1 - OUTERMOST, OUTERMOST, steps)
     places, axes = space.quantiles(shares), range(space.dimensions) if axis is None else (axis,)
     moved = []
@@ -357,11 +356,11 @@ def traverse(
     return Traversal(tuple(ordered), shares, len(points), space.member, space.members)
 
 
-def _first_points(space: LatentSpace, source: TableSource, most: int) -> Floats:
+def _some_points(space: LatentSpace, source: TableSource, most: int, seed: int) -> Floats:
     """Posterior means of at most so many rows, chosen uniformly."""
     if source.num_rows == 0:
         raise DataError("the table has no rows", hint="leave it out to move points of the prior")
-    parts = [space.encode(rows).mean for rows in _readable(space, RowSample(source, most, seed=0))]
+    parts = [space.encode(rows).mean for rows in _readable(space, RowSample(source, most, seed=seed))]
     return np.concatenate(parts)
 
 
@@ -381,12 +380,19 @@ def _column_moves(column: ColumnView, step: npt.NDArray[np.int64]) -> ColumnMove
     if column.labels is None:
         known, at = values[~null], step[~null]
         spread = float(known.std()) if len(known) else 0.0
-        effect = _effect(rankdata(known)[:, None], at)
+        effect = _effect(_ranks(known)[:, None], at)
         return ColumnMoves(column.name, column.unit, None, _means(known[:, None], at, steps)[:, 0], spread, effect)
     codes = np.where(null, len(column.labels), values).astype(np.int64)
     labels = (*column.labels, "(null)") if null.any() else column.labels
     is_label = np.eye(len(labels))[codes]
     return ColumnMoves(column.name, column.unit, labels, _means(is_label, step, steps), 1.0, _effect(is_label, step))
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks of values (n,); equal ones share the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (counts.cumsum() - (counts - 1) / 2)[inverse]
+    return ranks
 
 
 def _means(cells: Floats, step: npt.NDArray[np.int64], steps: int) -> Floats:

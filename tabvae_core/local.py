@@ -392,6 +392,8 @@ def traverse_axes(
     else:
         space, source = _space_and_table(folder, table, out, member, endpoint_url)
     found = traverse(space, table=source, axis=axis, seed=seed, progress=progress)
+    if source is not None:
+        source.verify()
     if out.lower().endswith(".parquet"):
         figures = found.table()
         with ParquetSink(out, figures.schema, storage) as sink:

@@ -41,6 +41,8 @@ _RARE_LOGIT = -12.0
 _TABLE_RANK = 16
 _LEAST_CELL = 1e-3
 _ENOUGH_VALUES = 200
+_TC_ROWS = 1_024
+"""Rows of a batch whose total correlation is estimated: time and memory grow with their square."""
 LOG_SCALES = (-6.0, 6.0)
 
 
@@ -365,7 +367,7 @@ class TabularVAE(nn.Module):
         kl = (kl * free).sum(dim=0) / free.sum().clamp(min=1)
         price = beta * kl.clamp(min=free_bits).sum()
         if tc and bool(free.any()):
-            price = price + tc * total_correlation(*(part[free[:, 0]] for part in (z, mean, log_variance)))
+            price = price + tc * total_correlation(*(part[free[:, 0]][:_TC_ROWS] for part in (z, mean, log_variance)))
         held = price * free.float().mean()
         if self.training and self.size.cell_dropout > 0:
             shown = torch.rand(embedded.shape[:2], generator=generator) >= self.size.cell_dropout
