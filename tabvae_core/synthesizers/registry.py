@@ -18,6 +18,7 @@ ENTRY_POINTS = "tabvae.synthesizers"
 _OURS = {
     "vae": "tabvae_core.synthesizers.vae:VAESynthesizer",
     "vae_basic": "tabvae_core.synthesizers.vae_basic:BasicVAESynthesizer",
+    "tabddpm": "tabvae_core.synthesizers.tabddpm:TabDDPMSynthesizer",
 }
 
 
