@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tabvae_core.spec import ModelSpec
 
-__all__ = ["SMALL_ROWS", "Budget", "training_budget"]
+__all__ = ["SMALL_ROWS", "Budget", "diffusion_budget", "training_budget"]
 
 SMALL_ROWS = 3_000
 """Below, a network knows rows by heart unless it is held back."""
@@ -20,6 +20,7 @@ _USUAL_SLOTS, _WIDE_SLOTS = 20, 80
 _MANY_ROWS = 200_000
 """Beyond, chance is no longer what a network gets wrong."""
 _MIN_EPOCHS, _MAX_EPOCHS = 1, 300
+_DIFFUSION_STEPS, _DIFFUSION_EPOCHS = 8_000, 500
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,18 @@ def training_budget(rows: int, slots: int, valued: int, model: ModelSpec) -> Bud
     epochs = model.epochs or min(max(math.ceil(steps * batch / max(rows, 1)), _MIN_EPOCHS), _MAX_EPOCHS)
     members = 1 if slots > _WIDE_SLOTS or rows > _MANY_ROWS else 2 if numbers or slots > _USUAL_SLOTS else 4
     return Budget(epochs, batch, model.learning_rate or (2e-3 if few else 5e-3), members)
+
+
+def diffusion_budget(rows: int, model: ModelSpec) -> Budget:
+    """Choose epochs, batch size and learning rate of `tabddpm`, which learns a step of noise a row at a time.
+
+    So it needs many passes, and as many steps for few rows as for many.
+
+    Args:
+        rows: Rows learned.
+        model: The spec's own wishes.
+
+    """
+    batch = model.batch_size or 256
+    epochs = min(max(math.ceil(_DIFFUSION_STEPS * batch / max(rows, 1)), _MIN_EPOCHS), _DIFFUSION_EPOCHS)
+    return Budget(model.epochs or epochs, batch, model.learning_rate or 1e-3, members=1)

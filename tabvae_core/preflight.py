@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tabvae_core import lake as store
-from tabvae_core.budget import training_budget
+from tabvae_core.budget import diffusion_budget, training_budget
 from tabvae_core.errors import TabvaeError
 from tabvae_core.lake import ParquetSource
 from tabvae_core.progress import Progress, silent
@@ -22,8 +22,8 @@ __all__ = ["CheckReport", "Estimate", "Finding", "check"]
 
 # Seen on two cores of a small server: rows x columns x epochs a second while training, rows x columns a second while
 # sampling, seconds for the rest. They tell minutes from hours and one gigabyte from ten, no more.
-_TRAIN_CELLS = {"vae": 100_000.0, "vae_basic": 500_000.0}
-_SAMPLE_CELLS = {"vae": 300_000.0, "vae_basic": 1_300_000.0}
+_TRAIN_CELLS = {"vae": 100_000.0, "vae_basic": 500_000.0, "tabddpm": 150_000.0}
+_SAMPLE_CELLS = {"vae": 300_000.0, "vae_basic": 1_300_000.0, "tabddpm": 20_000.0}
 _FIXED_SECONDS = 25.0
 _BASIC_EPOCHS = 30
 _FIXED_BYTES = 900e6
@@ -199,7 +199,9 @@ def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
     learned = min(rows * (1 - spec.gates.holdout), spec.model.max_rows)
     drawn = spec.sample.rows or rows
     epochs = spec.model.epochs or _BASIC_EPOCHS
-    if spec.model.method != "vae_basic":
+    if spec.model.method == "tabddpm":
+        epochs = diffusion_budget(round(learned), spec.model).epochs
+    elif spec.model.method != "vae_basic":
         numbers = sum(pa.types.is_floating(field.type) or pa.types.is_decimal(field.type) for field in schema)
         budget = training_budget(round(learned), columns, numbers, spec.model)
         epochs = budget.epochs * budget.members

@@ -282,7 +282,7 @@ class Denoiser(nn.Module):
         now, then = self.kept[steps].unsqueeze(-1), self.kept[steps - 1].unsqueeze(-1)
         tokens = noisy_tokens(rows.tokens, self.sizes, now, uniform)
         logits, v = self(Rows(tokens, now.sqrt() * rows.numbers + (1 - now).sqrt() * noise), steps, generator)
-        loss = v.new_zeros(())
+        loss: Tensor = v.new_zeros(())
         if self.variables.numbers:
             loss = functional.mse_loss(v, now.sqrt() * noise - (1 - now).sqrt() * rows.numbers)
         scale = self.size.timesteps / max(len(self.sizes), 1)

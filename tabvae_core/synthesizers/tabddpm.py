@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from tabvae_core.budget import diffusion_budget
 from tabvae_core.bundle import Bundle, read_bundle, write_bundle
 from tabvae_core.codecs.base import Encoded
 from tabvae_core.codecs.table import TableCodec
@@ -36,7 +37,6 @@ __all__ = ["TabDDPMSynthesizer"]
 
 _DRAWN_ROWS = 512
 """Rows drawn at a time: what they need fits a core's cache. Always so many, or sums would differ in the last bit."""
-_BATCH, _STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 256, 8_000, 1, 1_000
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,13 @@ class TabDDPMSynthesizer(Synthesizer):
         return self
 
     def _plan(self, rows: int) -> TrainingPlan:
-        """Small tables need steps, not epochs."""
-        batch = self.model.batch_size or _BATCH
-        epochs = min(max(math.ceil(_STEPS * batch / rows), _MIN_EPOCHS), _MAX_EPOCHS)
+        budget = diffusion_budget(rows, self.model)
         return TrainingPlan(
-            epochs=self.model.epochs or epochs,
-            batch_size=batch,
-            learning_rate=self.model.learning_rate or 1e-3,
+            epochs=budget.epochs,
+            batch_size=budget.batch_size,
+            learning_rate=budget.learning_rate,
             weight_decay=0.0,
-            patience=max(10, epochs // 5),
+            patience=max(10, budget.epochs // 4),
             seed=self.model.seed,
         )
 

@@ -78,11 +78,11 @@ class RowVariables:
 
     def cells(self, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:
         """Lower edge and width of the numbers' cells, in units of `scale`; which carry a value; each (n, V)."""
-        low, high = (encoded.low[:, self.valued], encoded.high[:, self.valued])
+        low, high = encoded.low[:, self.valued], encoded.high[:, self.valued]
         levels = np.array([self.codec.slots[slot].n_levels for slot in self.valued], np.int32)
         carries = encoded.tokens[:, self.valued] < levels
-        edges = (low - self.center) / self.scale, (high - low) / self.scale
-        return (*(torch.from_numpy(edge.astype(np.float32)) for edge in edges), torch.from_numpy(carries))
+        lower, width = (low - self.center) / self.scale, (high - low) / self.scale
+        return torch.from_numpy(lower), torch.from_numpy(width), torch.from_numpy(carries)
 
     def decode(self, rows: Rows) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Tokens and values of drawn rows, each (n, slots)."""
