@@ -56,14 +56,12 @@ class NetworkSize:
     Args:
         width: Size of what passes from block to block, W.
         depth: Residual blocks.
-        dropout: Share of a block's activations dropped in training.
         timesteps: Steps from a row to noise, T.
 
     """
 
     width: int = 192
     depth: int = 2
-    dropout: float = 0.0
     timesteps: int = 1000
 
 
@@ -170,19 +168,14 @@ class _Group(nn.Module):
 class _Block(nn.Module):
     """A residual block; it begins as the identity."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.enter, self.leave = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.dropout = dropout
         nn.init.zeros_(self.leave.weight)
 
-    def forward(self, x: Tensor, when: Tensor, generator: torch.Generator | None) -> Tensor:
-        hidden = functional.silu(self.enter(self.norm(x + when)))
-        if self.training and self.dropout > 0:
-            kept = torch.rand(hidden.shape, generator=generator) >= self.dropout
-            hidden = hidden * (kept / (1 - self.dropout)).to(hidden.device)
-        left: Tensor = self.leave(hidden)
+    def forward(self, x: Tensor, when: Tensor) -> Tensor:
+        left: Tensor = self.leave(functional.silu(self.enter(self.norm(x + when))))
         return x + left
 
 
@@ -218,7 +211,7 @@ class Denoiser(nn.Module):
         self.token_in = nn.Parameter(torch.randn(self.n_logits, width) / math.sqrt(max(len(offsets), 1)))
         self.number_in = nn.Parameter(torch.randn(variables.numbers, width) / math.sqrt(max(variables.numbers, 1)))
         self.time = nn.Sequential(nn.Linear(_TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width))
-        self.blocks = nn.ModuleList(_Block(width, size.dropout) for _ in range(size.depth))
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(size.depth))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, self.n_logits + variables.numbers)
         nn.init.zeros_(self.out.weight)
@@ -230,15 +223,12 @@ class Denoiser(nn.Module):
         counts = torch.bincount((tokens + self.offsets).flatten(), minlength=self.n_logits)
         self.out.bias[: self.n_logits] = torch.log((counts + 0.5) / len(tokens))
 
-    def forward(
-        self, rows: Rows, steps: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[list[Tensor], Tensor]:
+    def forward(self, rows: Rows, steps: Tensor) -> tuple[list[Tensor], Tensor]:
         """Predict what noisy rows were.
 
         Args:
             rows: x_t.
             steps: t, int64, shape (B,) or (1,).
-            generator: CPU generator of what training drops; None: torch's own.
 
         Returns:
             Logits of π for each group (B, c, K), and v of the numbers (B, V).
@@ -250,7 +240,7 @@ class Denoiser(nn.Module):
             hidden = hidden + functional.embedding_bag(rows.tokens + self.offsets, self.token_in, mode="sum")
         hidden = torch.addmm(hidden, rows.numbers, self.number_in)
         for block in self.blocks:
-            hidden = block(hidden, when, generator)
+            hidden = block(hidden, when)
         flat = self.out(functional.silu(self.norm(hidden)))
         *parts, v = flat.split([*(group.n_logits for group in self.groups), self.variables.numbers], dim=-1)
         logits = [
@@ -270,7 +260,7 @@ class Denoiser(nn.Module):
 
         Args:
             rows: x_0.
-            generator: CPU generator of steps, noise and what training drops.
+            generator: CPU generator of steps and noise.
 
         """
         n, device = len(rows.tokens), rows.tokens.device
@@ -281,7 +271,7 @@ class Denoiser(nn.Module):
         noise = torch.randn(rows.numbers.shape, generator=generator).to(device)
         now, then = self.kept[steps].unsqueeze(-1), self.kept[steps - 1].unsqueeze(-1)
         tokens = noisy_tokens(rows.tokens, self.sizes, now, uniform)
-        logits, v = self(Rows(tokens, now.sqrt() * rows.numbers + (1 - now).sqrt() * noise), steps, generator)
+        logits, v = self(Rows(tokens, now.sqrt() * rows.numbers + (1 - now).sqrt() * noise), steps)
         loss: Tensor = v.new_zeros(())
         if self.variables.numbers:
             loss = functional.mse_loss(v, now.sqrt() * noise - (1 - now).sqrt() * rows.numbers)

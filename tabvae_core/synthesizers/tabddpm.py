@@ -46,7 +46,6 @@ class _Options:
     Args:
         width: Width of the network.
         depth: Residual blocks of the network.
-        dropout: Dropout in training.
         timesteps: Steps from a row to noise in training.
         steps: Steps from noise to a row in sampling: more take longer, and are better up to a point.
 
@@ -54,7 +53,6 @@ class _Options:
 
     width: int = 192
     depth: int = 2
-    dropout: float = 0.0
     timesteps: int = 1000
     steps: int = 50
 
@@ -70,7 +68,10 @@ class TabDDPMSynthesizer(Synthesizer):
         self._options = read_options(_Options, self.model)
         for name in ("width", "timesteps", "steps"):
             if getattr(self._options, name) < 1:
-                raise SpecError(f"model.options.{name} must be at least 1, however: {getattr(self._options, name)}")
+                raise SpecError(
+                    f"model.options.{name} must be at least 1, however: {getattr(self._options, name)}",
+                    hint="leave it out for the method's own",
+                )
         self._rows: RowVariables | None = None
         self._network: Denoiser | None = None  # None: there is nothing to learn
         self._record: dict[str, Any] = {}
@@ -147,7 +148,7 @@ class TabDDPMSynthesizer(Synthesizer):
 
     def _size(self) -> NetworkSize:
         asked = self._options
-        return NetworkSize(asked.width, asked.depth, asked.dropout, asked.timesteps)
+        return NetworkSize(asked.width, asked.depth, asked.timesteps)
 
     @property
     def _fitted(self) -> RowVariables:

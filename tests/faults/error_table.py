@@ -571,6 +571,14 @@ CASES = (
         ("model.options.latnet", "did you mean 'latent'"),
         leaves=RUN,
     ),
+    Case(
+        "model option out of range",
+        REFRESH,
+        2,
+        spec_with(model={"method": "tabddpm", "options": {"steps": 0}}),
+        ("model.options.steps", "at least 1", "0"),
+        leaves=RUN,
+    ),
     Case("absent device", REFRESH, 2, spec_with(model={"device": "mps"}), ("mps",), leaves=RUN),
     Case(
         "target inside the source",
