@@ -18,6 +18,7 @@ __all__ = [
     "WIDE_SLOTS",
     "Budget",
     "ctgan_epochs",
+    "diffusion_budget",
     "training_budget",
 ]
 
@@ -32,6 +33,7 @@ CTGAN_BATCH = 500
 """Rows a step of `ctgan`, the paper's."""
 _CTGAN_EPOCHS, _CTGAN_LEAST_STEPS, _CTGAN_MOST_STEPS = 300, 4_000, 30_000
 """The paper's epochs, where they make no fewer steps than small tables need and no more than large ones do."""
+_DIFFUSION_STEPS, _DIFFUSION_EPOCHS = 8_000, 500
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,18 @@ def ctgan_epochs(rows: int, batch_size: int = CTGAN_BATCH) -> int:
     steps = max(1, rows // batch_size)
     most = max(1, _CTGAN_MOST_STEPS // steps)
     return min(max(_CTGAN_EPOCHS, math.ceil(_CTGAN_LEAST_STEPS / steps)), most)
+
+
+def diffusion_budget(rows: int, model: ModelSpec) -> Budget:
+    """Choose epochs, batch size and learning rate of `tabddpm`, which learns a step of noise a row at a time.
+
+    So it needs many passes, and as many steps for few rows as for many.
+
+    Args:
+        rows: Rows learned.
+        model: The spec's own wishes.
+
+    """
+    batch = model.batch_size or 256
+    epochs = min(max(math.ceil(_DIFFUSION_STEPS * batch / max(rows, 1)), _MIN_EPOCHS), _DIFFUSION_EPOCHS)
+    return Budget(model.epochs or epochs, batch, model.learning_rate or 1e-3, members=1)

@@ -154,7 +154,7 @@ class Synthesizer(ABC):
 
         """
         if given is not None and len(given):
-            raise SpecError(f"method {self.method!r} cannot fix given values", hint="use method vae")
+            raise SpecError(f"method {self.method!r} cannot fix given values", hint="use method vae or gaussian_copula")
 
     def unlearned(self, given: pa.Table) -> Mapping[str, int]:
         """Count given cells of values that were never learned, by column: they are kept and condition nothing."""

@@ -23,7 +23,6 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from tabvae_core.codecs.base import IntArray
-from tabvae_core.errors import SpecError
 from tabvae_core.models.copula_vae import CopulaSize, CopulaVAE
 from tabvae_core.models.latent_prior import LatentPrior
 from tabvae_core.progress import Progress
@@ -146,8 +145,7 @@ class CopulaVAESynthesizer(CopulaSynthesizer):
             SpecError: Values or cells are given; this method cannot condition on them.
 
         """
-        if given is not None and len(given):
-            raise SpecError("method 'copula_vae' cannot fix given values", hint="use method vae or gaussian_copula")
+        self._refuse_given(given)
         ranks = np.zeros((n_rows, len(self._margins.variables)))
         if self._network is not None:
             drawn = self._draw(_generator(seed, block, attempt))[:n_rows]

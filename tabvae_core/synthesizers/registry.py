@@ -21,6 +21,7 @@ _OURS = {
     "gaussian_copula": "tabvae_core.synthesizers.gaussian_copula:GaussianCopulaSynthesizer",
     "copula_vae": "tabvae_core.synthesizers.copula_vae:CopulaVAESynthesizer",
     "ctgan": "tabvae_core.synthesizers.ctgan:CTGANSynthesizer",
+    "tabddpm": "tabvae_core.synthesizers.tabddpm:TabDDPMSynthesizer",
 }
 
 

@@ -22,7 +22,7 @@ from tabvae_core.synthesizers.base import Synthesizer
 from tabvae_core.synthesizers.registry import create, find, load_bundle, methods
 from tabvae_core.tables import as_source
 
-METHODS = ("vae", "vae_basic", "gaussian_copula", "copula_vae", "ctgan")
+METHODS = ("vae", "vae_basic", "gaussian_copula", "copula_vae", "ctgan", "tabddpm")
 
 
 @pytest.fixture(scope="module")
