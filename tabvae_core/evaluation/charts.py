@@ -27,8 +27,10 @@ __all__ = [
     "density",
     "format_value",
     "most_related",
+    "null_bars",
     "plot_limits",
     "projection",
+    "row_features",
 ]
 
 MIN_NAMED = 5
@@ -279,25 +281,34 @@ def _format_duration(seconds: float) -> str:
     return f"{seconds:,.3g} s"
 
 
-def density(x: Floats, y: Floats, limits: tuple[tuple[float, float], tuple[float, float]]) -> Density:
-    """Count rows on a grid of 36 by 36 cells; rows beyond the limits count in the outermost cells."""
+def null_bars(view: TableView) -> Bars | None:
+    """Shares of nulls by column, the largest difference first; None where there are none."""
+    names = [column.name for column in view.columns]
+    real, synthetic = (
+        np.array([np.isnan(column.values[side]).mean() for column in view.columns])
+        for side in (Side.HOLDOUT, Side.SYNTHETIC)
+    )
+    order = [int(k) for k in np.argsort(-np.abs(real - synthetic), kind="stable") if max(real[k], synthetic[k]) > 0]
+    return Bars(tuple(names[k] for k in order), real[order], synthetic[order]) if order else None
+
+
+def density(
+    x: Floats, y: Floats, limits: tuple[tuple[float, float], tuple[float, float]], *, cells: int = CELLS
+) -> Density:
+    """Count rows on a square grid; rows beyond the limits count in the outermost cells."""
     (x0, x1), (y0, y1) = limits
-    width, height = (x1 - x0) / CELLS, (y1 - y0) / CELLS
-    column = ((x - x0) / width).astype(np.int64).clip(0, CELLS - 1)
-    row = ((y - y0) / height).astype(np.int64).clip(0, CELLS - 1)
-    cells, counts = np.unique(column * CELLS + row, return_counts=True)
-    return Density(x0 + cells // CELLS * width, y0 + cells % CELLS * height, width, height, counts.astype(np.int64))
+    width, height = (x1 - x0) / cells, (y1 - y0) / cells
+    column = ((x - x0) / width).astype(np.int64).clip(0, cells - 1)
+    row = ((y - y0) / height).astype(np.int64).clip(0, cells - 1)
+    filled, counts = np.unique(column * cells + row, return_counts=True)
+    return Density(x0 + filled // cells * width, y0 + filled % cells * height, width, height, counts.astype(np.int64))
 
 
 def projection(view: TableView, *, seed: int = 0) -> Projection | None:
-    """Project both tables on the two main axes of the held-out rows; None below two columns or ten rows.
-
-    Measures are standardised by the held-out rows, the ten most frequent categories of a column are one-hot.
-    """
+    """Project both tables on the two main axes of the held-out rows; None below two columns or ten rows."""
     if len(view.columns) < 2 or min(view.rows[Side.HOLDOUT], view.rows[Side.SYNTHETIC]) < 10:
         return None
-    parts = [_features(column) for column in view.columns]
-    real, synthetic = (np.hstack([part[k] for part in parts]) for k in (0, 1))
+    real, synthetic = (np.hstack(parts) for parts in zip(*row_features(view), strict=True))
     centre = real.mean(axis=0)
     variances, axes = np.linalg.eigh((real - centre).T @ (real - centre) / len(real))
     if len(variances) < 2 or variances[-2] <= 1e-9:
@@ -315,6 +326,14 @@ def projection(view: TableView, *, seed: int = 0) -> Projection | None:
         explained=(float(variances[-1] / variances.sum()), float(variances[-2] / variances.sum())),
         limits=limits,
     )
+
+
+def row_features(view: TableView) -> list[tuple[Floats, Floats]]:
+    """Features of each column's held-out and synthetic rows, each of shape (rows, features of the column).
+
+    Measures are standardised by the held-out rows, the ten most frequent categories of a column are one-hot.
+    """
+    return [_features(column) for column in view.columns]
 
 
 def _features(column: ColumnView) -> tuple[Floats, Floats]:

@@ -23,8 +23,10 @@ __all__ = [
     "density_figure",
     "heatmap_figure",
     "histogram_figure",
+    "map_figure",
     "projection_figures",
     "safe_text",
+    "steps_figure",
 ]
 
 REAL = "#2f86c9"
@@ -102,34 +104,60 @@ def _times(unit: Unit) -> float:
 
 def histogram_figure(chart: Histogram, *, height: int = 230) -> Any:
     """Overlay two histograms."""
+    kind = "log" if chart.log else "datetime" if chart.unit in ("date", "datetime", "time") else "linear"
+    plot = _overlay(height, kind, chart.edges * _times(chart.unit), chart.real, chart.synthetic, _ranges(chart))
+    plot.xaxis[0].ticker.desired_num_ticks = 5
+    _number_axis(plot.xaxis[0], chart)
+    return plot
+
+
+def _overlay(height: int, kind: str, edges: Floats, real: Floats, synthetic: Floats, names: Sequence[str]) -> Any:
+    """Steps of both tables over the same bins, whose names and shares a reader gets by hovering."""
     from bokeh.models import ColumnDataSource, NumeralTickFormatter
 
-    kind = "log" if chart.log else "datetime" if chart.unit in ("date", "datetime", "time") else "linear"
-    top = 1.08 * float(max(chart.real.max(initial=0), chart.synthetic.max(initial=0))) or 1.0
-    edges = chart.edges * _times(chart.unit)
+    top = 1.08 * float(max(real.max(initial=0), synthetic.max(initial=0))) or 1.0
     plot = _figure(height, x_axis_type=kind, y_range=_range(0, top), x_range=_range(edges[0], edges[-1]))
     plot.yaxis.formatter = NumeralTickFormatter(format="0.[00]%")
     plot.yaxis[0].ticker.desired_num_ticks = 4
-    plot.xaxis[0].ticker.desired_num_ticks = 5
-    _number_axis(plot.xaxis[0], chart)
     source = ColumnDataSource(
         {
             "left": edges[:-1],
             "right": edges[1:],
-            "real": chart.real,
-            "top": np.full(len(chart.real), top),
-            "range": _ranges(chart),
-            "real_text": [_percent(v) for v in chart.real],
-            "synthetic_text": [_percent(v) for v in chart.synthetic],
+            "real": real,
+            "top": np.full(len(real), top),
+            "range": list(names),
+            "real_text": [_percent(v) for v in real],
+            "synthetic_text": [_percent(v) for v in synthetic],
         }
     )
     plot.quad(left="left", right="right", top="real", bottom=0, source=source, color=REAL, alpha=0.38, line_width=0)
-    for shares, colour, dash in ((chart.real, REAL, "solid"), (chart.synthetic, SYNTHETIC, (5, 2))):
+    for shares, colour, dash in ((real, REAL, "solid"), (synthetic, SYNTHETIC, (5, 2))):
         x, y = np.repeat(edges, 2), np.concatenate([[0], np.repeat(shares, 2), [0]])
         plot.line(x, y, color=colour, line_width=1.2 if dash == "solid" else 2.2, line_dash=dash)
     target = plot.quad(left="left", right="right", top="top", bottom=0, source=source, alpha=0, hover_alpha=0.08)
     target.hover_glyph.fill_color = INK
     _hover(plot, target, [("value", "@range"), ("held-out", "@real_text"), ("synthetic", "@synthetic_text")])
+    return plot
+
+
+def steps_figure(chart: Bars, *, height: int = 170) -> Any:
+    """Overlay ordered bars as steps: months, weekdays, hours."""
+    from bokeh.models import FixedTicker
+
+    n = len(chart.labels)
+    plot = _overlay(height, "linear", np.arange(n + 1.0), chart.real, chart.synthetic, chart.labels)
+    every = -(-n // 8)
+    plot.xaxis[0].ticker = FixedTicker(ticks=[k + 0.5 for k in range(0, n, every)])
+    plot.xaxis[0].major_label_overrides = {k + 0.5: chart.labels[k] for k in range(0, n, every)}
+    return plot
+
+
+def map_figure(cells: Density, points: Floats, limits: tuple[tuple[float, float], tuple[float, float]]) -> Any:
+    """Synthetic rows as points on the density of held-out rows, on axes that mean nothing by themselves."""
+    plot = density_figure(cells, points, limits, height=380)
+    for axis in (plot.xaxis, plot.yaxis):
+        axis.visible = False
+    plot.ygrid.visible = False
     return plot
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from tabvae_core.errors import StorageError
 from tabvae_core.evaluation.association import correlation
+from tabvae_core.evaluation.calendars import calendar
 from tabvae_core.evaluation.charts import (
     POINTS,
     Bars,
@@ -24,9 +23,12 @@ from tabvae_core.evaluation.charts import (
     column_chart,
     density,
     most_related,
+    null_bars,
     plot_limits,
     projection,
 )
+from tabvae_core.evaluation.neighbours import neighbour_map
+from tabvae_core.evaluation.page import Figures, number, percent, render, write_page
 from tabvae_core.evaluation.result import ColumnEvaluation, Evaluation, Metric
 from tabvae_core.evaluation.verdict import LABELS, is_close
 from tabvae_core.evaluation.view import ColumnView, Side, TableView, modelled, sampled, table_view
@@ -92,16 +94,8 @@ def render_report(
         for side, table in ((Side.HOLDOUT, holdout), (Side.SYNTHETIC, synthetic))
     }
     page = _Page(evaluation, table_view(tables, modelled(schema)))
-    html = _render(page, title=title, subtitle=subtitle, gates=gates)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(
-            f"the report {path} cannot be written: {error.strerror or error.__class__.__name__}",
-            hint="choose a folder that exists and can be written",
-        ) from None
-    return path
+    context = _context(page, title=title, subtitle=subtitle, gates=gates)
+    return write_page(render("report.html", page.figures, context), path)
 
 
 @dataclass
@@ -110,12 +104,11 @@ class _Page:
 
     evaluation: Evaluation
     view: TableView
-    figures: list[Any] = field(default_factory=list)
+    figures: Figures = field(default_factory=Figures)
 
     def add(self, figure: Any) -> int:
         """Keep a figure and name its place on the page."""
-        self.figures.append(figure)
-        return len(self.figures) - 1
+        return self.figures.add(figure)
 
     @cached_property
     def charts(self) -> dict[str, Histogram | Bars]:
@@ -130,15 +123,11 @@ class _Page:
         return sorted(counted, key=lambda c: (-(c.shape or 0.0), c.name))
 
 
-def _render(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResult]) -> str:
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, number=_number, share=_share)
-    template = environment.from_string(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    context = {
+def _context(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResult]) -> dict[str, Any]:
+    return {
         "title": title,
         "subtitle": subtitle,
+        "seed": page.evaluation.seed,
         "evaluation": page.evaluation,
         "banner": _banner(page.evaluation, gates),
         "gates": sorted(gates, key=lambda gate: gate.passed),
@@ -146,47 +135,16 @@ def _render(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResul
         "telling": page.evaluation.telling,
         "columns": _column_cards(page),
         "undrawn": max(0, len(page.by_error) - MAX_CHARTS),
+        "calendars": _calendars(page),
+        "nulls": _nulls(page),
         "heatmaps": _heatmaps(page),
         "worst": page.evaluation.pairs.worst[:10],
+        "relations": page.evaluation.relations,
         "projection": _projection(page),
+        "neighbours": _neighbours(page),
         "pairs": _pair_plot(page),
         "left_out": [column for column in page.evaluation.columns if not column.modelled],
     }
-    script, places, library = _embed(page.figures)
-    return template.render(**context, places=places, script=script, library=library)
-
-
-def _embed(figures: Sequence[Any]) -> tuple[Any, list[Any], Any]:
-    """Bokeh's core library and the figures, inline: the page asks the network for nothing."""
-    from bokeh.document import Document
-    from bokeh.embed import components
-    from bokeh.resources import Resources
-    from markupsafe import Markup
-
-    if not figures:
-        return Markup(""), [], Markup("")
-    document = Document()
-    with document.models.freeze():  # or every figure makes Bokeh walk through all those before it
-        for figure in figures:
-            document.add_root(figure)
-    script, places = components(tuple(figures))
-    library = Resources(mode="inline", components=["bokeh"]).render_js()
-    return Markup(script), [Markup(place) for place in places], Markup(library)
-
-
-def _percent(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f} %"
-
-
-def _share(value: float | None) -> str:
-    """A share in [0, 1] as percent; the smallest ones are not rounded to nothing."""
-    if value is None:
-        return "–"
-    return "< 0.1 %" if 0 < value < 0.001 else f"{100 * value:.1f} %"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _banner(evaluation: Evaluation, gates: Sequence[GateResult]) -> dict[str, Any]:
@@ -239,7 +197,7 @@ def _metric_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _metric_text(name: str, value: float | None) -> str:
-    return _percent(value) if name in _PERCENT else _number(value)
+    return percent(value) if name in _PERCENT else number(value)
 
 
 def _column_cards(page: _Page) -> list[dict[str, Any]]:
@@ -268,6 +226,47 @@ def _column_card(page: _Page, column: ColumnEvaluation) -> dict[str, Any]:
         "hidden": chart.hidden,
         "drawn": 2 * MAX_DRAWN if chart.ordered else MAX_DRAWN,
     }
+
+
+MAX_CALENDARS = 8
+"""Columns whose calendars are drawn, those with the largest errors."""
+MAX_NULLS = 10
+
+
+def _calendars(page: _Page) -> list[dict[str, Any]]:
+    from tabvae_core.evaluation.figures import steps_figure
+
+    views = {column.name: column for column in page.view.columns}
+    found = [(column.name, calendar(views[column.name])) for column in page.by_error]
+    return [
+        {"name": name, "parts": [(part.title, page.add(steps_figure(part.bars))) for part in parts]}
+        for name, parts in [pair for pair in found if pair[1]][:MAX_CALENDARS]
+    ]
+
+
+def _nulls(page: _Page) -> dict[str, Any] | None:
+    from tabvae_core.evaluation.figures import bars_figure
+
+    chart = null_bars(page.view)
+    if chart is None:
+        return None
+    drawn = Bars(chart.labels[:MAX_NULLS], chart.real[:MAX_NULLS], chart.synthetic[:MAX_NULLS])
+    trained = {column.name: column.nulls_train for column in page.evaluation.columns}
+    rows = [
+        (name, real, synthetic, trained.get(name))
+        for name, real, synthetic in zip(chart.labels, chart.real, chart.synthetic, strict=True)
+    ]
+    return {"place": page.add(bars_figure(drawn, height=90 + 26 * len(drawn.labels))), "rows": rows}
+
+
+def _neighbours(page: _Page) -> dict[str, Any] | None:
+    from tabvae_core.evaluation.figures import map_figure
+
+    found = neighbour_map(page.view, seed=page.evaluation.seed)
+    if found is None:
+        return None
+    place = page.add(map_figure(found.real, found.points, found.limits))
+    return {"place": place, "mixing": found.mixing, "rows": found.rows}
 
 
 def _heatmaps(page: _Page) -> dict[str, Any] | None:
