@@ -21,6 +21,7 @@ __all__ = [
     "Bars",
     "Density",
     "Histogram",
+    "PairChart",
     "Projection",
     "Spike",
     "column_chart",
@@ -28,9 +29,11 @@ __all__ = [
     "format_value",
     "most_related",
     "null_bars",
+    "pair_chart",
     "plot_limits",
     "projection",
     "row_features",
+    "some_rows",
 ]
 
 MIN_NAMED = 5
@@ -304,8 +307,22 @@ def density(
     return Density(x0 + filled // cells * width, y0 + filled % cells * height, width, height, counts.astype(np.int64))
 
 
-def projection(view: TableView, *, seed: int = 0) -> Projection | None:
-    """Project both tables on the two main axes of the held-out rows; None below two columns or ten rows."""
+Limits = tuple[tuple[float, float], tuple[float, float]]
+
+
+def projection(
+    view: TableView, *, seed: int = 0, frame: Limits | None = None, points: int = POINTS, cells: int = CELLS
+) -> Projection | None:
+    """Project both tables on the two main axes of the held-out rows; None below two columns or ten rows.
+
+    Args:
+        view: The tables.
+        seed: Seed of the rows that are drawn as points.
+        frame: Limits of the axes; they follow from both tables where left out.
+        points: Synthetic rows drawn at most.
+        cells: Cells of the densities on each axis.
+
+    """
     if len(view.columns) < 2 or min(view.rows[Side.HOLDOUT], view.rows[Side.SYNTHETIC]) < 10:
         return None
     real, synthetic = (np.hstack(parts) for parts in zip(*row_features(view), strict=True))
@@ -316,16 +333,53 @@ def projection(view: TableView, *, seed: int = 0) -> Projection | None:
     axes = axes[:, [-1, -2]]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an axis has no sign of its own: take the same always
     a, b = (real - centre) @ axes, (synthetic - centre) @ axes
-    limits = (plot_limits(a[:, 0], b[:, 0]), plot_limits(a[:, 1], b[:, 1]))
-    chosen = np.random.default_rng(seed).permutation(len(b))[:POINTS]
+    limits = frame or (plot_limits(a[:, 0], b[:, 0]), plot_limits(a[:, 1], b[:, 1]))
+    chosen = np.random.default_rng(seed).permutation(len(b))[:points]
     inside = np.all([(b[:, k] >= limits[k][0]) & (b[:, k] <= limits[k][1]) for k in (0, 1)], axis=0)
     return Projection(
-        real=density(a[:, 0], a[:, 1], limits),
-        synthetic=density(b[:, 0], b[:, 1], limits),
+        real=density(a[:, 0], a[:, 1], limits, cells=cells),
+        synthetic=density(b[:, 0], b[:, 1], limits, cells=cells),
         points=b[chosen[inside[chosen]]],
         explained=(float(variances[-1] / variances.sum()), float(variances[-2] / variances.sum())),
         limits=limits,
     )
+
+
+@dataclass(frozen=True)
+class PairChart:
+    """Two measures: the held-out rows' density, and synthetic rows as points."""
+
+    real: Density
+    points: Floats
+    """Shape (n, 2)."""
+    limits: tuple[tuple[float, float], tuple[float, float]]
+    """Of the two axes: the middle of the held-out rows."""
+    units: tuple[Unit, Unit]
+
+
+def pair_chart(across: ColumnView, up: ColumnView, rows: npt.NDArray[np.int64], *, cells: int = CELLS) -> PairChart:
+    """Count held-out rows and choose points for two measures.
+
+    Args:
+        across: The measure on the first axis.
+        up: The measure on the second axis.
+        rows: Synthetic rows to draw (see `some_rows`).
+        cells: Cells of the density on each axis.
+
+    """
+    real, synthetic = (
+        np.column_stack([across.values[side], up.values[side]]) for side in (Side.HOLDOUT, Side.SYNTHETIC)
+    )
+    real, synthetic = (values[~np.isnan(values).any(axis=1)] for values in (real, synthetic[rows]))
+    limits = (plot_limits(across.values[Side.HOLDOUT]), plot_limits(up.values[Side.HOLDOUT]))
+    inside = np.all([(synthetic[:, k] >= limits[k][0]) & (synthetic[:, k] <= limits[k][1]) for k in (0, 1)], axis=0)
+    shaded = density(real[:, 0], real[:, 1], limits, cells=cells)
+    return PairChart(shaded, synthetic[inside], limits, (across.unit, up.unit))
+
+
+def some_rows(view: TableView, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """Numbers of at most so many synthetic rows, chosen uniformly."""
+    return np.sort(np.random.default_rng(seed).permutation(view.rows[Side.SYNTHETIC])[:most])
 
 
 def row_features(view: TableView) -> list[tuple[Floats, Floats]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tabvae_core.evaluation.charts import Bars, Density, Histogram, Projection, format_value
+from tabvae_core.evaluation.charts import Bars, Density, Histogram, PairChart, Projection, format_value
 from tabvae_core.evaluation.view import Floats, Unit
 
 __all__ = [
@@ -24,9 +24,11 @@ __all__ = [
     "heatmap_figure",
     "histogram_figure",
     "map_figure",
+    "pair_figure",
     "projection_figures",
     "safe_text",
     "steps_figure",
+    "trade_figure",
 ]
 
 REAL = "#2f86c9"
@@ -341,6 +343,53 @@ def density_figure(
     if len(points):
         x, y = points[:, 0] * _times(units[0]), points[:, 1] * _times(units[1])
         plot.scatter(x, y, size=2.4, color=SYNTHETIC, alpha=0.45, line_width=0)
+    return plot
+
+
+def pair_figure(chart: PairChart, *, height: int = 190) -> Any:
+    """Two measures, synthetic rows on the density of held-out ones."""
+    return density_figure(chart.real, chart.points, chart.limits, chart.units, height=height)
+
+
+def trade_figure(
+    names: Sequence[str], seconds: Sequence[float], aucs: Sequence[float], *, floor: float | None, height: int = 300
+) -> Any:
+    """Methods as points: time across, on a logarithmic axis, and AUC up; a line where real rows are.
+
+    Args:
+        names: Of the methods.
+        seconds: To learn and draw.
+        aucs: Of the real-or-synthetic test.
+        floor: That of real rows.
+        height: In pixels.
+
+    """
+    from bokeh.models import ColumnDataSource, LabelSet, NumeralTickFormatter, Span
+
+    known = np.maximum(np.asarray(seconds, dtype=np.float64), 0.1)
+    low, high = min([0.5, *aucs]), max([0.52, *aucs])
+    margin = 0.12 * (high - low)
+    across = _range(float(known.min()) / 2, float(known.max()) * 4)  # names stand to the right of their points
+    plot = _figure(height, x_axis_type="log", x_range=across, y_range=_range(low - margin, high + margin))
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "seconds to learn and draw", "AUC (lower is better)"
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
+    if floor is not None:
+        plot.add_layout(Span(location=floor, dimension="width", line_color=REAL, line_width=1.5))
+    source = ColumnDataSource(
+        {
+            "x": known,
+            "y": np.asarray(aucs, dtype=np.float64),
+            "name": [safe_text(name) for name in names],
+            "time": [f"{value:,.1f} s" for value in seconds],
+            "auc": [f"{value:.3f}" for value in aucs],
+        }
+    )
+    drawn = plot.scatter(
+        "x", "y", source=source, size=11, fill_color=SYNTHETIC, fill_alpha=0.5, line_color=SYNTHETIC_DARK
+    )
+    labels = {"text_color": INK, "text_font": FONT, "text_font_size": "12px", "x_offset": 9, "y_offset": -7}
+    plot.add_layout(LabelSet(x="x", y="y", text="name", source=source, **labels))
+    _hover(plot, drawn, [("", "@name"), ("AUC", "@auc"), ("time", "@time")])
     return plot
 
 

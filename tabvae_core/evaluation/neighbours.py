@@ -16,7 +16,7 @@ ROWS = 750
 MIN_ROWS = 60
 NEAREST = 10
 PERPLEXITY = 30
-CELLS = 20
+CELLS = 14
 _MAIN_AXES = 30
 """Axes kept before the map is made, which is what t-SNE's authors do against noise."""
 

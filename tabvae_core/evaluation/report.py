@@ -14,28 +14,28 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tabvae_core.evaluation.association import correlation
+from tabvae_core.evaluation.association import correlation, measure_matrix
 from tabvae_core.evaluation.calendars import calendar
 from tabvae_core.evaluation.charts import (
     POINTS,
     Bars,
     Histogram,
     column_chart,
-    density,
     most_related,
     null_bars,
-    plot_limits,
+    pair_chart,
     projection,
+    some_rows,
 )
 from tabvae_core.evaluation.neighbours import neighbour_map
 from tabvae_core.evaluation.page import Figures, number, percent, render, write_page
 from tabvae_core.evaluation.result import ColumnEvaluation, Evaluation, Metric
 from tabvae_core.evaluation.verdict import LABELS, is_close
-from tabvae_core.evaluation.view import ColumnView, Side, TableView, modelled, sampled, table_view
+from tabvae_core.evaluation.view import ColumnView, Side, TableView, picture_view
 from tabvae_core.references import GateResult
 from tabvae_core.schema import TableSchema
 
-__all__ = ["render_report"]
+__all__ = ["metric_text", "render_report"]
 
 MAX_CHARTS = 60
 """Columns drawn; of wider tables those with the largest errors, the others stand in the table alone."""
@@ -89,11 +89,8 @@ def render_report(
         StorageError: The file cannot be written.
 
     """
-    tables = {
-        side: sampled(table, evaluation.max_rows, evaluation.seed)
-        for side, table in ((Side.HOLDOUT, holdout), (Side.SYNTHETIC, synthetic))
-    }
-    page = _Page(evaluation, table_view(tables, modelled(schema)))
+    view = picture_view(holdout, synthetic, schema, max_rows=evaluation.max_rows, seed=evaluation.seed)
+    page = _Page(evaluation, view)
     context = _context(page, title=title, subtitle=subtitle, gates=gates)
     return write_page(render("report.html", page.figures, context), path)
 
@@ -188,15 +185,16 @@ def _metric_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
             "name": LABELS.get(name, name),
             "key": name,
             "meaning": _MEANING.get(name, "").format(target=evaluation.target_column or "the target"),
-            "value": _metric_text(name, metric.value),
-            "floor": _metric_text(name, metric.floor),
+            "value": metric_text(name, metric.value),
+            "floor": metric_text(name, metric.floor),
             "close": is_close(name, metric),
         }
         for name, metric in evaluation.metrics.items()
     ]
 
 
-def _metric_text(name: str, value: float | None) -> str:
+def metric_text(name: str, value: float | None) -> str:
+    """Write a figure in its own unit."""
     return percent(value) if name in _PERCENT else number(value)
 
 
@@ -301,13 +299,13 @@ def _projection(page: _Page) -> dict[str, Any] | None:
 
 def _pair_plot(page: _Page) -> dict[str, Any] | None:
     """A lower triangle of densities with points, histograms on the diagonal, correlations above it."""
-    matrices = [_measures(page.view, side) for side in (Side.HOLDOUT, Side.SYNTHETIC)]
-    real, synthetic = (correlation(matrix) for matrix in matrices)
+    from tabvae_core.evaluation.figures import pair_figure
+
+    real, synthetic = (correlation(measure_matrix(page.view.columns, s)) for s in (Side.HOLDOUT, Side.SYNTHETIC))
     chosen = most_related(page.view, real)
     if not chosen:
         return None
-    rng = np.random.default_rng(page.evaluation.seed)
-    points = np.sort(rng.permutation(len(matrices[1]))[:POINTS])
+    points = some_rows(page.view, POINTS, page.evaluation.seed)
     cells: list[dict[str, Any]] = []
     for i in chosen:
         for j in chosen:
@@ -315,18 +313,12 @@ def _pair_plot(page: _Page) -> dict[str, Any] | None:
             if i == j:
                 cell |= {"kind": "diagonal"} | _diagonal(page, page.view.columns[i])
             elif i > j:
-                plot = _pair(page.view.columns[j], page.view.columns[i], points)
-                cell |= {"kind": "pair", "place": page.add(plot)}
+                chart = pair_chart(page.view.columns[j], page.view.columns[i], points)
+                cell |= {"kind": "pair", "place": page.add(pair_figure(chart))}
             else:
                 cell |= {"kind": "numbers", "real": float(real[i, j]), "synthetic": float(synthetic[i, j])}
             cells.append(cell)
     return {"cells": cells, "size": len(chosen)}
-
-
-def _measures(view: TableView, side: Side) -> Any:
-    matrix = view.matrix(side)
-    matrix[:, [not column.is_measure for column in view.columns]] = np.nan
-    return matrix
 
 
 def _diagonal(page: _Page, column: ColumnView) -> dict[str, Any]:
@@ -336,17 +328,3 @@ def _diagonal(page: _Page, column: ColumnView) -> dict[str, Any]:
     if isinstance(chart, Bars):
         return {"place": page.add(bars_figure(chart, height=190)), "spikes": ()}
     return {"place": page.add(histogram_figure(chart, height=190)), "spikes": chart.spikes}
-
-
-def _pair(across: ColumnView, up: ColumnView, points: Any) -> Any:
-    from tabvae_core.evaluation.figures import density_figure
-
-    real, synthetic = (
-        np.column_stack([across.values[side], up.values[side]]) for side in (Side.HOLDOUT, Side.SYNTHETIC)
-    )
-    synthetic = synthetic[points]
-    real, synthetic = (rows[~np.isnan(rows).any(axis=1)] for rows in (real, synthetic))
-    limits = (plot_limits(across.values[Side.HOLDOUT]), plot_limits(up.values[Side.HOLDOUT]))
-    inside = np.all([(synthetic[:, k] >= limits[k][0]) & (synthetic[:, k] <= limits[k][1]) for k in (0, 1)], axis=0)
-    cells = density(real[:, 0], real[:, 1], limits)
-    return density_figure(cells, synthetic[inside], limits, (across.unit, up.unit), height=190)
