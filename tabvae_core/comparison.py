@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tabvae_core import lake as store
 from tabvae_core import memory, steps
-from tabvae_core.errors import SourceChanged, SpecError, StorageError, TabvaeError
+from tabvae_core.errors import DataError, SourceChanged, SpecError, StorageError, TabvaeError
 from tabvae_core.evaluation.recommendation import MethodResult, Recommendation, recommend
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.references import SnapshotRef, TableRef
@@ -93,7 +93,7 @@ def compare(spec: RefreshSpec, methods: Sequence[str] | None = None, *, progress
         progress: Told what each method does, as a step of its name.
 
     Raises:
-        DataError: The source is missing, malformed, or has too few rows to hold some out.
+        DataError: The source is missing, malformed, or has too few rows to hold some out; or no method can learn it.
         KeyboardInterrupt: It was stopped before one method was measured; later, what was measured is returned.
         SpecError: There is no such method, or the spec does not fit the source.
         StorageError: Source or workspace cannot be reached.
@@ -246,11 +246,17 @@ def conclude(
         progress: Told of the report.
 
     Raises:
+        DataError: No method could be measured.
         StorageError: The workspace cannot be written.
 
     """
     from tabvae_core.evaluation.comparison_report import render_comparison
 
+    if not any(result.evaluation for result in results):
+        raise DataError(
+            f"no method could be measured: {'; '.join(f'{one.method}: {one.failed}' for one in results)}",
+            hint="`tabvae synthesize --method M` says more of a method M",
+        )
     progress(ProgressEvent("report", 0, message=f"{len(results)} methods"))
     run = Run(spec, plan.snapshot.run_id)
     of_method = {result.method: result for result in results}
