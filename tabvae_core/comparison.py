@@ -283,7 +283,7 @@ def conclude(
             path=folder / "report.html",
         )
         store.write_json(str(folder / "comparison.json"), comparison.model_dump(mode="json"))
-    progress(ProgressEvent("report", 1, 1, message=comparison.recommendation.reasons[0]))
+    progress(ProgressEvent("report", 1, 1, message=f"recommended: {comparison.recommendation.method or 'none'}"))
     return comparison
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -312,6 +313,8 @@ def compare_table(
         _check_file(html, storage)
     if spec.model.max_seconds is None:
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"max_seconds": COMPARISON_SECONDS})})
+    if "name" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"name": _name_of(spec.source.uri)})
     with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
         if "workspace" not in spec.model_fields_set:
             spec = spec.model_copy(update={"workspace": WorkspaceSpec(uri=folder)})
@@ -320,6 +323,12 @@ def compare_table(
             access = {"source_storage": spec.workspace.storage, "target_storage": storage}
             store.copy_file(found.report_uri, html, **access)
     return found
+
+
+def _name_of(uri: str) -> str:
+    """Name a table by its file or folder, with the letters that names may have."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(uri.rstrip("/")).stem)
+    return re.sub(r"^[^A-Za-z0-9]+", "", stem)[:80] or "table"
 
 
 def _check_file(place: str, storage: StorageSpec | None) -> None:

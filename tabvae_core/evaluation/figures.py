@@ -364,6 +364,7 @@ def trade_figure(
         height: In pixels.
 
     """
+    from bokeh.core.properties import value
     from bokeh.models import ColumnDataSource, LabelSet, NumeralTickFormatter, Span
 
     known = np.maximum(np.asarray(seconds, dtype=np.float64), 0.1)
@@ -380,14 +381,14 @@ def trade_figure(
             "x": known,
             "y": np.asarray(aucs, dtype=np.float64),
             "name": [safe_text(name) for name in names],
-            "time": [f"{value:,.1f} s" for value in seconds],
-            "auc": [f"{value:.3f}" for value in aucs],
+            "time": [f"{one:,.1f} s" for one in seconds],
+            "auc": [f"{one:.3f}" for one in aucs],
         }
     )
     drawn = plot.scatter(
         "x", "y", source=source, size=11, fill_color=SYNTHETIC, fill_alpha=0.5, line_color=SYNTHETIC_DARK
     )
-    labels = {"text_color": INK, "text_font": FONT, "text_font_size": "12px", "x_offset": 9, "y_offset": -7}
+    labels = {"text_color": INK, "text_font": value(FONT), "text_font_size": "12px", "x_offset": 9, "y_offset": -7}
     plot.add_layout(LabelSet(x="x", y="y", text="name", source=source, **labels))
     _hover(plot, drawn, [("", "@name"), ("AUC", "@auc"), ("time", "@time")])
     return plot
