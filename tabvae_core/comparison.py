@@ -77,7 +77,7 @@ def chosen_methods(names: Sequence[str] | None = None) -> tuple[str, ...]:
 
     chosen = methods() if names is None else tuple(dict.fromkeys(names))
     if not chosen:
-        raise SpecError("no method is named to compare", hint=f"methods: {', '.join(methods())}")
+        raise SpecError("no method is named to compare", hint="leave the list out to compare all that are installed")
     for name in chosen:
         find(name)
     return chosen

@@ -97,6 +97,8 @@ def _pair_errors(
 
 def measure_matrix(columns: tuple[ColumnView, ...], side: Side) -> Floats:
     """Measures as they are, categories as nulls, shape (rows, columns)."""
+    if not columns:
+        return np.empty((0, 0))
     return np.column_stack([c.values[side] if c.is_measure else np.full_like(c.values[side], np.nan) for c in columns])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,15 @@ def calendar(column: ColumnView) -> tuple[Calendar, ...]:
     real, synthetic = (_known(column.values[side]) for side in (Side.HOLDOUT, Side.SYNTHETIC))
     if not len(real):
         return ()
-    parts = [("by hour", _HOURS, _hours)] if column.unit != "date" else []
+    parts: list[tuple[str, tuple[str, ...], Callable[[Floats], Codes]]] = []
     if column.unit != "time":
-        first = int(_years(real).min())
-        years = tuple(str(1970 + first + k) for k in range(int(_years(real).max()) - first + 1))
-        if len(years) <= MAX_YEARS:
-            parts.insert(0, ("by year", years, lambda seconds: _years(seconds) - first))
-        parts[1:1] = [("by month", _MONTHS, _months), ("by weekday", _WEEKDAYS, _weekdays)]
+        first, last = int(_years(real).min()), int(_years(real).max())
+        if last - first < MAX_YEARS:
+            years = tuple(str(1970 + year) for year in range(first, last + 1))
+            parts.append(("by year", years, lambda seconds: _years(seconds) - first))
+        parts += [("by month", _MONTHS, _months), ("by weekday", _WEEKDAYS, _weekdays)]
+    if column.unit != "date":
+        parts.append(("by hour", _HOURS, _hours))
     found = [Calendar(title, _shares(labels, part(real), part(synthetic))) for title, labels, part in parts]
     return tuple(one for one in found if (one.bars.real > 0).sum() > 1)
 
