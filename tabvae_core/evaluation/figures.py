@@ -365,7 +365,7 @@ def trade_figure(
 
     """
     from bokeh.core.properties import value
-    from bokeh.models import ColumnDataSource, LabelSet, NumeralTickFormatter, Span
+    from bokeh.models import ColumnDataSource, NumeralTickFormatter
 
     known = np.maximum(np.asarray(seconds, dtype=np.float64), 0.1)
     low, high = min([0.5, *aucs]), max([0.52, *aucs])
@@ -375,7 +375,7 @@ def trade_figure(
     plot.xaxis.axis_label, plot.yaxis.axis_label = "seconds to learn and draw", "AUC (lower is better)"
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
     if floor is not None:
-        plot.add_layout(Span(location=floor, dimension="width", line_color=REAL, line_width=1.5))
+        plot.hspan(y=[floor], line_color=REAL, line_width=1.5)
     source = ColumnDataSource(
         {
             "x": known,
@@ -388,8 +388,8 @@ def trade_figure(
     drawn = plot.scatter(
         "x", "y", source=source, size=11, fill_color=SYNTHETIC, fill_alpha=0.5, line_color=SYNTHETIC_DARK
     )
-    labels = {"text_color": INK, "text_font": value(FONT), "text_font_size": "12px", "x_offset": 9, "y_offset": -7}
-    plot.add_layout(LabelSet(x="x", y="y", text="name", source=source, **labels))
+    labels = {"text_color": INK, "text_font": value(FONT), "text_font_size": "12px", "x_offset": 9, "y_offset": 6}
+    plot.text(x="x", y="y", text="name", source=source, **labels)
     _hover(plot, drawn, [("", "@name"), ("AUC", "@auc"), ("time", "@time")])
     return plot
 
