@@ -48,6 +48,7 @@ SPIKE = 0.1
 """An exact value of this share of the rows is listed beside the histogram, which it would flatten."""
 MAX_SPIKES = 3
 CELLS = 36
+MAX_FEATURES = 600
 POINTS = 2_000
 
 
@@ -385,12 +386,14 @@ def some_rows(view: TableView, most: int, seed: int) -> npt.NDArray[np.int64]:
 def row_features(view: TableView) -> list[tuple[Floats, Floats]]:
     """Features of each column's held-out and synthetic rows, each of shape (rows, features of the column).
 
-    Measures are standardised by the held-out rows, the ten most frequent categories of a column are one-hot.
+    Measures are standardised by the held-out rows, the ten most frequent categories of a column are one-hot; fewer of
+    them in tables of more than 60 columns, where time grows with the cube of the features.
     """
-    return [_features(column) for column in view.columns]
+    top = max(1, min(10, MAX_FEATURES // max(len(view.columns), 1)))
+    return [_features(column, top) for column in view.columns]
 
 
-def _features(column: ColumnView) -> tuple[Floats, Floats]:
+def _features(column: ColumnView, most: int) -> tuple[Floats, Floats]:
     real, synthetic = column.values[Side.HOLDOUT], column.values[Side.SYNTHETIC]
     if column.is_measure:
         known = real[~np.isnan(real)]
@@ -398,7 +401,7 @@ def _features(column: ColumnView) -> tuple[Floats, Floats]:
         scaled = [np.nan_to_num(np.clip((v - mean) / spread, -4, 4), nan=0.0)[:, None] for v in (real, synthetic)]
         return scaled[0], scaled[1]
     counts = _counts(real, len(column.labels or ()))
-    top = np.argsort(-counts, kind="stable")[:10].astype(np.float64)
+    top = np.argsort(-counts, kind="stable")[:most].astype(np.float64)
     return (real[:, None] == top).astype(np.float64), (synthetic[:, None] == top).astype(np.float64)
 
 

@@ -119,7 +119,7 @@ def _method_row(result: MethodResult, recommendation: Recommendation) -> dict[st
         "failed": result.failed,
         "recommended": result.method == recommendation.method,
         "faster": result.method == recommendation.faster,
-        "limited": result.stopped_by == "max_seconds",
+        "limited": "max_seconds" in result.stopped_by,
         "figures": {
             name: {"value": metric_text(name, metric.value), "close": is_close(name, metric)}
             for name, metric in figures.items()

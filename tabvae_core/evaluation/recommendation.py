@@ -35,7 +35,7 @@ class MethodResult(_Part):
     fit_seconds: float | None = None
     """Wall-clock time of the training."""
     stopped_by: str = ""
-    """What ended training: "max_seconds" where it would have gone on."""
+    """What ended training; names "max_seconds" where it would have gone on."""
     sample_seconds: float | None = None
     """Wall-clock time of drawing `sample_rows` rows into Parquet."""
     sample_rows: int | None = None

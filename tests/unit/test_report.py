@@ -15,7 +15,15 @@ import pytest
 from tabvae_core.errors import StorageError
 from tabvae_core.evaluation import Evaluation, evaluate, neighbours, render_report, report
 from tabvae_core.evaluation.calendars import calendar
-from tabvae_core.evaluation.charts import MIN_NAMED, Bars, Histogram, column_chart, format_value, null_bars
+from tabvae_core.evaluation.charts import (
+    MIN_NAMED,
+    Bars,
+    Histogram,
+    column_chart,
+    format_value,
+    null_bars,
+    row_features,
+)
 from tabvae_core.evaluation.comparison_report import render_comparison
 from tabvae_core.evaluation.figures import safe_text
 from tabvae_core.evaluation.neighbours import neighbour_map
@@ -404,6 +412,17 @@ def test_neighbours_mix_where_tables_are_alike(monkeypatch: pytest.MonkeyPatch) 
     assert (
         neighbour_map(view_of({"a": np.zeros(99), "b": np.zeros(99)}, {"a": np.zeros(99), "b": np.zeros(99)})) is None
     )
+
+
+@pytest.mark.parametrize(("columns", "features"), [(2, 20), (150, 600), (900, 900)])
+def test_features_of_wide_tables_are_bounded(columns: int, features: int) -> None:
+    codes = np.arange(40.0)
+    wide = tuple(
+        ColumnView(f"c{k}", Kind.CATEGORY, "number", tuple(map(str, range(40))), dict.fromkeys(Side, codes))
+        for k in range(columns)
+    )
+    parts = row_features(TableView(wide, dict.fromkeys(Side, 40)))
+    assert sum(real.shape[1] for real, _ in parts) == features
 
 
 # ---------------------------------------------------------------- methods side by side
