@@ -156,7 +156,9 @@ def steps_figure(chart: Bars, *, height: int = 170) -> Any:
 
 def map_figure(cells: Density, points: Floats, limits: tuple[tuple[float, float], tuple[float, float]]) -> Any:
     """Synthetic rows as points on the density of held-out rows, on axes that mean nothing by themselves."""
-    plot = density_figure(cells, points, limits, height=380)
+    plot = _plane(limits, ("number", "number"), ("", ""), 380)
+    _cells(plot, cells, REAL, who="held-out", strength=0.55)
+    plot.scatter(*points.T, size=4, color=SYNTHETIC, alpha=0.7, line_width=0)
     for axis in (plot.xaxis, plot.yaxis):
         axis.visible = False
     plot.ygrid.visible = False
