@@ -18,7 +18,7 @@ from tabvae_core.evaluation.charts import (
     projection,
     some_rows,
 )
-from tabvae_core.evaluation.page import Figures, number, render, write_page
+from tabvae_core.evaluation.page import Figures, percent, render, write_page
 from tabvae_core.evaluation.recommendation import RULE, MethodResult, Recommendation
 from tabvae_core.evaluation.report import metric_text
 from tabvae_core.evaluation.result import ColumnEvaluation, Evaluation
@@ -162,17 +162,17 @@ def _by_error(shown: Sequence[MethodResult]) -> list[str]:
 
 
 def _errors(shown: Sequence[MethodResult]) -> list[dict[str, Any]]:
-    """Distances of every column by method, with the share of the bar behind each."""
+    """Shape errors of every column by method, with the length of the bar behind each."""
     of = [{column.name: column for column in _evaluation(result).columns} for result in shown]
     return [_error_row(name, [columns[name] for columns in of]) for name in _by_error(shown)[:MAX_LISTED]]
 
 
 def _error_row(name: str, found: Sequence[ColumnEvaluation]) -> dict[str, Any]:
-    cells = [{"text": number(c.jsd), "bar": round(100 * min(1.0, c.jsd or 0.0))} for c in found]
-    best = min((c.jsd for c in found if c.jsd is not None), default=None)
+    cells: list[dict[str, Any]] = [{"text": percent(c.shape), "bar": round(c.shape or 0.0)} for c in found]
+    best = min((c.shape for c in found if c.shape is not None), default=None)
     for cell, column in zip(cells, found, strict=True):
-        cell["best"] = len(found) > 1 and column.jsd is not None and column.jsd == best
-    return {"name": name, "kind": found[0].kind.value, "floor": number(found[0].jsd_floor), "cells": cells}
+        cell["best"] = len(found) > 1 and column.shape is not None and column.shape == best
+    return {"name": name, "kind": found[0].kind.value, "floor": percent(found[0].shape_floor), "cells": cells}
 
 
 def _columns(figures: Figures, shown: Sequence[MethodResult], views: Views) -> list[dict[str, Any]]:
