@@ -1,13 +1,14 @@
-"""Work on single tables without spec, workspace or release: `synthesize`, `fit`, `sample`, `evaluate`, `latent`.
+"""Work on single tables without workspace or release: `synthesize`, `fit`, `sample`, `evaluate`, `compare`, `latent`.
 
-All rows are learned and none is held out: there is no gate to pass. An output is made beside its place and moved there
-whole, so a failure leaves what stood before.
+There is no gate to pass. All rows are learned and none is held out, but by `compare`. An output is made beside its
+place and moved there whole, so a failure leaves what stood before.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +22,20 @@ from pydantic import BaseModel, ConfigDict
 from tabvae_core import lake as store
 from tabvae_core.errors import DataError, SpecError
 from tabvae_core.progress import Progress, silent
-from tabvae_core.spec import ColumnOverride, PrivacySpec, RefreshSpec, StorageSpec, parse_spec, read_mapping
+from tabvae_core.spec import (
+    ColumnOverride,
+    PrivacySpec,
+    RefreshSpec,
+    StorageSpec,
+    WorkspaceSpec,
+    parse_spec,
+    read_mapping,
+)
 from tabvae_core.tables import RowSplit, TableSource, collect
 from tabvae_core.workspace import local_path
 
 if TYPE_CHECKING:
+    from tabvae_core.comparison import Comparison
     from tabvae_core.evaluation import Evaluation
     from tabvae_core.lake import ParquetSink, ParquetSource
     from tabvae_core.latent import LatentSpace
@@ -35,6 +45,7 @@ __all__ = [
     "FitSummary",
     "SampleSummary",
     "TraversalSummary",
+    "compare_table",
     "encode_table",
     "evaluate_tables",
     "fit_table",
@@ -425,6 +436,65 @@ def _space_and_table(
 def _summary(out: str, sink: ParquetSink) -> SampleSummary:
     files = tuple(record.path for record in sink.files)
     return SampleSummary(out=out, rows=sink.rows, columns=len(sink.schema.names), files=files)
+
+
+COMPARISON_SECONDS = 900.0
+"""Training of all methods together, unless the spec says otherwise: six are compared in twenty minutes."""
+
+
+def compare_table(
+    spec: RefreshSpec,
+    methods: Sequence[str] | None = None,
+    *,
+    html: str | None = None,
+    storage: StorageSpec | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare methods on one table; see `comparison.compare`.
+
+    Args:
+        spec: Source, columns, rules, model, sample, privacy. Where it names a workspace, models and samples stay there,
+            and a comparison that was interrupted goes on; else they are removed in the end.
+        methods: Their names; all that are installed where left out.
+        html: Where to write the report.
+        storage: Access to the place of the report.
+        progress: Told what each method does.
+
+    Raises:
+        DataError: The table is missing, malformed or too small, or no method can learn it.
+        SpecError: There is no such method, or the spec does not fit the table.
+        StorageError: The report or the workspace cannot be written.
+
+    """
+    from tabvae_core.comparison import compare
+
+    if html is not None:
+        _check_file(html, storage)
+    if spec.model.max_seconds is None:
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"max_seconds": COMPARISON_SECONDS})})
+    if "name" not in spec.model_fields_set:
+        spec = spec.model_copy(update={"name": _name_of(spec.source.uri)})
+    with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
+        if "workspace" not in spec.model_fields_set:
+            spec = spec.model_copy(update={"workspace": WorkspaceSpec(uri=folder)})
+        found = compare(spec, methods, progress=progress)
+        if html is not None:
+            access = {"source_storage": spec.workspace.storage, "target_storage": storage}
+            store.copy_file(found.report_uri, html, **access)
+    return found
+
+
+def _name_of(uri: str) -> str:
+    """Name a table by its file or folder, with the letters that names may have."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(uri.rstrip("/")).stem)
+    return re.sub(r"^[^A-Za-z0-9]+", "", stem)[:80] or "table"
+
+
+def _check_file(place: str, storage: StorageSpec | None) -> None:
+    """Find out before minutes of work that a file cannot be written."""
+    if store.is_local(place) and os.path.isdir(store.filesystem(place)[1]):
+        raise SpecError(f"{place} is a folder", hint="name the file to write")
+    store.check_writable(os.path.dirname(place) or ".", storage)
 
 
 def _local_folder(folder: str) -> Path:

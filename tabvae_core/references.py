@@ -80,6 +80,8 @@ class TableRef(_Reference):
     files: tuple[FileRecord, ...]
     rows: int
     schema_fingerprint: str
+    seconds: float = 0.0
+    """Wall-clock time of the drawing."""
 
 
 class GateResult(_Reference):

@@ -11,8 +11,10 @@ from __future__ import annotations
 import difflib
 import logging
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -40,6 +42,7 @@ from tabvae_core.tables import Part, RowSplit, TableSource, collect
 from tabvae_core.workspace import Run, run_id_of
 
 __all__ = [
+    "Proof",
     "check_columns",
     "check_method",
     "check_names",
@@ -51,8 +54,10 @@ __all__ = [
     "learn",
     "measured_rows",
     "open_source",
+    "proof_of",
     "publish",
     "refresh",
+    "rows_of",
     "sample",
     "snapshot",
     "train",
@@ -300,6 +305,7 @@ def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progres
         return _skipped("sample", done, progress)
     schema = _schema_of(run)
     run.remove("table")
+    started = time.monotonic()
     sink = ParquetSink(run.place("table"), schema.arrow, storage=run.storage, rows_per_file=spec.sample.rows_per_file)
     with run.local("model") as bundle, sink:
         draw(spec, schema, sink, bundle, spec.sample.rows or snapshot.rows, progress=progress)
@@ -309,6 +315,7 @@ def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progres
         files=sink.files,
         rows=sink.rows,
         schema_fingerprint=schema_fingerprint(schema.arrow),
+        seconds=round(time.monotonic() - started, 3),
     )
     return run.complete("sample", reference)
 
@@ -375,20 +382,18 @@ def evaluate(
     from tabvae_core import evaluation, gates
 
     progress(ProgressEvent("evaluate", 0, message="against held-out rows"))
-    schema = _schema_of(run)
-    most = measured_rows(len(schema.columns))
-    train, holdout = (_measured(spec, snapshot, part, most) for part in _PARTS)
-    synthetic = collect(ParquetSource(table.uri, storage=run.storage), max_rows=most)
+    proof = proof_of(spec, snapshot, table)
     with run.output("report") as folder:
         figures = evaluation.evaluate(
-            holdout, synthetic, schema, train=train, target_column=spec.target_column, progress=progress
-        )
+            proof.holdout, proof.synthetic, proof.schema, train=proof.train, target_column=spec.target_column,
+            progress=progress,
+        )  # fmt: skip
         results = gates.gate_metrics(figures.metrics, figures.columns, spec.gates, rows=figures.rows)
         evaluation.render_report(
             figures,
-            holdout,
-            synthetic,
-            schema,
+            proof.holdout,
+            proof.synthetic,
+            proof.schema,
             title=spec.name,
             subtitle=f"{table.rows:,} synthetic rows by {model.method}, learned from {model.rows:,} rows",
             gates=(*validation.results, *results),
@@ -404,6 +409,39 @@ def evaluate(
     )
     progress(ProgressEvent("evaluate", 1, 1, message=_verdict(results)))
     return run.complete("evaluate", reference)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The rows that a synthetic table is measured by, and its own, as many as fit into memory.
+
+    Args:
+        schema: The columns that were learned.
+        train: Rows that were learned.
+        holdout: Rows that were held out.
+        synthetic: The table.
+
+    """
+
+    schema: TableSchema
+    train: pa.Table
+    holdout: pa.Table
+    synthetic: pa.Table
+
+
+def proof_of(spec: RefreshSpec, snapshot: SnapshotRef, table: TableRef) -> Proof:
+    """Read what a sampled table is measured by.
+
+    Raises:
+        DataError: The model's schema is not in the workspace, or too few rows have the given values.
+        SourceChanged: The source is no longer the one that was pinned.
+
+    """
+    run = Run(spec, snapshot.run_id)
+    schema = _schema_of(run)
+    most = measured_rows(len(schema.columns))
+    train, holdout = (_measured(spec, snapshot, part, most) for part in _PARTS)
+    return Proof(schema, train, holdout, collect(ParquetSource(table.uri, storage=run.storage), max_rows=most))
 
 
 def publish(
@@ -453,6 +491,12 @@ def publish(
     run.remove("table")
     progress(ProgressEvent("publish", 1, 1, message=f"version {reference.version}"))
     return reference
+
+
+def rows_of(spec: RefreshSpec, snapshot: SnapshotRef, part: Part) -> int:
+    """Count the rows of one side of the split."""
+    with _pinned(spec, snapshot) as source:
+        return _part(spec, source, part).num_rows
 
 
 def open_source(spec: RefreshSpec) -> ParquetSource:

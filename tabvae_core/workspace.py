@@ -3,6 +3,7 @@
     WORKSPACE/runs/<run_id>/
       spec.yaml  snapshot.json  train.json  sample.json  validate.json  evaluate.json  publish.json |
       refused.json model/  checkpoint/  table/  docs/  report/
+      measured.json   of a method that is compared      comparison/   of the methods together
 
 A step's outputs are written first and its record last, so a record that stands says that the outputs are whole.
 """

@@ -20,6 +20,7 @@ from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
 
 if TYPE_CHECKING:
+    from tabvae_core.comparison import Comparison
     from tabvae_core.release import ReleaseInfo
     from tabvae_core.spec import RefreshSpec, StorageSpec
 
@@ -397,6 +398,64 @@ def traverse(
     print(f"wrote {out}")
 
 
+@app.command(
+    epilog=_example(
+        "tabvae compare customers.parquet --html comparison.html",
+        "tabvae compare customers.parquet --methods vae,gaussian_copula --max-seconds 120 --target segment --json -",
+    )
+)
+def compare(
+    table: Table,
+    methods: Annotated[
+        str | None, typer.Option("--methods", metavar="A,B", help="Methods to compare; all that are installed.")
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option("--max-seconds", metavar="T", min=0.001, help="Seconds of training, shared alike by all; 900."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", metavar="N", min=1, help="Rows that each draws; as many as it learns.")
+    ] = None,
+    html: Annotated[str | None, typer.Option("--html", metavar="F", help="Write the report to F.")] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="F", help="Write the figures to F as JSON; - is stdout.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="COLUMN", help="Column to predict when usefulness is measured."),
+    ] = None,
+    seed: Seed = None,
+    spec: SpecFile = None,
+    endpoint_url: Endpoint = None,
+) -> None:
+    """Compare methods on one table, and recommend one.
+
+    Each learns the same rows and is measured against the same held-out rows. A method that fails is a row of its own.
+    """
+    from tabvae_core.lake import write_bytes
+    from tabvae_core.local import compare_table
+
+    chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    loaded = _partial(
+        table, spec, endpoint_url, model={"max_seconds": max_seconds, "seed": seed}, sample={"rows": rows, "seed": seed}
+    )
+    if target is not None:
+        loaded = loaded.model_copy(update={"target_column": target})
+    with watching() as progress:
+        found = compare_table(loaded, chosen, html=html, storage=_storage(endpoint_url), progress=progress)
+    if json_file == "-":
+        _print_json(found.model_dump(mode="json"))
+    else:
+        if json_file is not None:
+            write_bytes(json_file, (_json(found.model_dump(mode="json")) + "\n").encode())
+        _print_comparison(found)
+        for place in filter(None, (html, json_file)):
+            print(f"wrote {place}")
+    if found.interrupted:
+        notice("interrupted: what was measured until then is kept")
+        raise SystemExit(INTERRUPTED)
+
+
 @app.command(epilog=_example("tabvae releases s3://lake/synthetic/customers"))
 def releases(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the releases: a path or URL.")],
@@ -508,9 +567,29 @@ def _size(rows: int, columns: int) -> str:
 
 
 def _wants_json(arguments: list[str]) -> bool:
-    if arguments[:1] == ["evaluate"]:
+    if arguments[:1] in (["evaluate"], ["compare"]):
         return "--json=-" in arguments or ("--json", "-") in pairwise(arguments)
     return "--json" in arguments
+
+
+def _print_comparison(found: Comparison) -> None:
+    """One row a method, and the recommendation with its reasons."""
+    measured = [result for result in found.results if result.evaluation is not None]
+    names = ("c2st", "shape", "trend", "copies", "utility")
+    shown = [name for name in names if any(result.metric(name).value is not None for result in measured)]
+    floors = {name: measured[0].metric(name).floor for name in shown}
+    rows: list[dict[str, Any]] = [{"method": "(floor)", **floors, "learned s": None, "drawn/s": None, "model kB": None}]
+    for result in measured:
+        rate = round((result.sample_rows or 0) / max(result.sample_seconds or 0.0, 1e-3))
+        figures = {name: result.metric(name).value for name in shown}
+        cost = {"learned s": result.fit_seconds, "drawn/s": rate, "model kB": (result.model_bytes or 0) // 1000}
+        rows.append({"method": result.method, **figures, **cost})
+    print_table(rows)
+    for result in found.results:
+        if result.failed is not None:
+            print(f"{result.method}: {result.failed}")
+    print(f"recommended: {found.recommendation.method or 'none'}")
+    print("\n".join(found.recommendation.reasons))
 
 
 def _release_row(one: ReleaseInfo) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The flows: a whole refresh, and its first half and second half by themselves.
+"""The flows: a whole refresh, its first half and second half by themselves, and a comparison of methods.
 
 Tasks exchange references, never tables; a run's state says in one line what happened.
 """
@@ -14,11 +14,13 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 import tabvae_tasks as tasks
+from tabvae_core.comparison import Comparison
 from tabvae_core.errors import DataError, GateRefused, PublishConflict, SpecError, StorageError, TabvaeError
+from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.references import ModelRef, ReleaseRef, TableRef
 from tabvae_core.spec import RefreshSpec
 
-__all__ = ["sample_table", "synthetic_refresh", "train_model"]
+__all__ = ["compare_methods", "sample_table", "synthetic_refresh", "train_model"]
 
 P = ParamSpec("P")
 
@@ -98,3 +100,21 @@ def sample_table(spec: RefreshSpec) -> State[TableRef]:
     snapshot = tasks.take_snapshot(spec)
     table = tasks.sample_table(spec, snapshot, tasks.train_model(spec, snapshot))
     return Completed(message=f"drew {table.rows:,} rows: {table.uri}", data=table)
+
+
+@flow(name="compare-methods", flow_run_name="compare-{spec.name}", result_serializer="json")
+@_said_in_state
+def compare_methods(spec: RefreshSpec, methods: list[str] | None = None) -> State[Comparison]:
+    """Learn the source by several methods, measure each against the same held-out rows, recommend one.
+
+    Args:
+        spec: Source, model, sample, privacy; model.max_seconds is divided among the methods. Nothing is published.
+        methods: Names of the methods; all that are installed where left out.
+
+    """
+    plan = tasks.plan_comparison(spec, methods)
+    results: list[MethodResult] = []
+    for method in plan.methods:
+        results.append(tasks.measure_method(spec, plan, method, results))
+    comparison = tasks.conclude_comparison(spec, plan, results)
+    return Completed(message=f"recommended: {comparison.recommendation.method or 'none'}", data=comparison)

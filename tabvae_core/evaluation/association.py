@@ -12,7 +12,7 @@ from tabvae_core.evaluation.metrics import Codes, grid_codes, total_variation
 from tabvae_core.evaluation.result import PairError, Pairs
 from tabvae_core.evaluation.view import ColumnView, Floats, Side, TableView
 
-__all__ = ["MAX_PAIRS", "Trend", "association_pairs", "correlation", "trend"]
+__all__ = ["MAX_PAIRS", "Trend", "association_pairs", "correlation", "measure_matrix", "trend"]
 
 MAX_PAIRS = 5_000
 """Pairs measured at most; of more, so many are drawn uniformly, which keeps the mean unbiased."""
@@ -82,7 +82,7 @@ def _pair_errors(
     grids: list[dict[Side, Codes]],
     measures: npt.NDArray[np.bool_],
 ) -> Floats:
-    matrix = partial(_measure_matrix, view.columns)
+    matrix = partial(measure_matrix, view.columns)
     correlations = np.abs(correlation(matrix(Side.HOLDOUT)) - correlation(matrix(side))) / 2
     errors = np.empty(len(pairs))
     for position, (i, j) in enumerate(pairs):
@@ -95,8 +95,10 @@ def _pair_errors(
     return 100 * errors
 
 
-def _measure_matrix(columns: tuple[ColumnView, ...], side: Side) -> Floats:
+def measure_matrix(columns: tuple[ColumnView, ...], side: Side) -> Floats:
     """Measures as they are, categories as nulls, shape (rows, columns)."""
+    if not columns:
+        return np.empty((0, 0))
     return np.column_stack([c.values[side] if c.is_measure else np.full_like(c.values[side], np.nan) for c in columns])
 
 
@@ -169,7 +171,7 @@ def _rows(matrix: Floats) -> tuple[tuple[float, ...], ...]:
 
 
 def _association(columns: tuple[ColumnView, ...], side: Side) -> Floats:
-    result = correlation(_measure_matrix(columns, side))
+    result = correlation(measure_matrix(columns, side))
     levels = {k: _levels(column, side) for k, column in enumerate(columns) if not column.is_measure}
     for i, first in enumerate(columns):
         result[i, i] = 1.0

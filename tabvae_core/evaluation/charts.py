@@ -21,14 +21,19 @@ __all__ = [
     "Bars",
     "Density",
     "Histogram",
+    "PairChart",
     "Projection",
     "Spike",
     "column_chart",
     "density",
     "format_value",
     "most_related",
+    "null_bars",
+    "pair_chart",
     "plot_limits",
     "projection",
+    "row_features",
+    "some_rows",
 ]
 
 MIN_NAMED = 5
@@ -43,6 +48,7 @@ SPIKE = 0.1
 """An exact value of this share of the rows is listed beside the histogram, which it would flatten."""
 MAX_SPIKES = 3
 CELLS = 36
+MAX_FEATURES = 600
 POINTS = 2_000
 
 
@@ -279,25 +285,48 @@ def _format_duration(seconds: float) -> str:
     return f"{seconds:,.3g} s"
 
 
-def density(x: Floats, y: Floats, limits: tuple[tuple[float, float], tuple[float, float]]) -> Density:
-    """Count rows on a grid of 36 by 36 cells; rows beyond the limits count in the outermost cells."""
+def null_bars(view: TableView) -> Bars | None:
+    """Shares of nulls by column, the largest difference first; None where there are none."""
+    names = [column.name for column in view.columns]
+    real, synthetic = (
+        np.array([np.isnan(column.values[side]).mean() for column in view.columns])
+        for side in (Side.HOLDOUT, Side.SYNTHETIC)
+    )
+    order = [int(k) for k in np.argsort(-np.abs(real - synthetic), kind="stable") if max(real[k], synthetic[k]) > 0]
+    return Bars(tuple(names[k] for k in order), real[order], synthetic[order]) if order else None
+
+
+def density(
+    x: Floats, y: Floats, limits: tuple[tuple[float, float], tuple[float, float]], *, cells: int = CELLS
+) -> Density:
+    """Count rows on a square grid; rows beyond the limits count in the outermost cells."""
     (x0, x1), (y0, y1) = limits
-    width, height = (x1 - x0) / CELLS, (y1 - y0) / CELLS
-    column = ((x - x0) / width).astype(np.int64).clip(0, CELLS - 1)
-    row = ((y - y0) / height).astype(np.int64).clip(0, CELLS - 1)
-    cells, counts = np.unique(column * CELLS + row, return_counts=True)
-    return Density(x0 + cells // CELLS * width, y0 + cells % CELLS * height, width, height, counts.astype(np.int64))
+    width, height = (x1 - x0) / cells, (y1 - y0) / cells
+    column = ((x - x0) / width).astype(np.int64).clip(0, cells - 1)
+    row = ((y - y0) / height).astype(np.int64).clip(0, cells - 1)
+    filled, counts = np.unique(column * cells + row, return_counts=True)
+    return Density(x0 + filled // cells * width, y0 + filled % cells * height, width, height, counts.astype(np.int64))
 
 
-def projection(view: TableView, *, seed: int = 0) -> Projection | None:
+Limits = tuple[tuple[float, float], tuple[float, float]]
+
+
+def projection(
+    view: TableView, *, seed: int = 0, frame: Limits | None = None, points: int = POINTS, cells: int = CELLS
+) -> Projection | None:
     """Project both tables on the two main axes of the held-out rows; None below two columns or ten rows.
 
-    Measures are standardised by the held-out rows, the ten most frequent categories of a column are one-hot.
+    Args:
+        view: The tables.
+        seed: Seed of the rows that are drawn as points.
+        frame: Limits of the axes; they follow from both tables where left out.
+        points: Synthetic rows drawn at most.
+        cells: Cells of the densities on each axis.
+
     """
     if len(view.columns) < 2 or min(view.rows[Side.HOLDOUT], view.rows[Side.SYNTHETIC]) < 10:
         return None
-    parts = [_features(column) for column in view.columns]
-    real, synthetic = (np.hstack([part[k] for part in parts]) for k in (0, 1))
+    real, synthetic = (np.hstack(parts) for parts in zip(*row_features(view), strict=True))
     centre = real.mean(axis=0)
     variances, axes = np.linalg.eigh((real - centre).T @ (real - centre) / len(real))
     if len(variances) < 2 or variances[-2] <= 1e-9:
@@ -305,19 +334,66 @@ def projection(view: TableView, *, seed: int = 0) -> Projection | None:
     axes = axes[:, [-1, -2]]
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), [0, 1]])  # an axis has no sign of its own: take the same always
     a, b = (real - centre) @ axes, (synthetic - centre) @ axes
-    limits = (plot_limits(a[:, 0], b[:, 0]), plot_limits(a[:, 1], b[:, 1]))
-    chosen = np.random.default_rng(seed).permutation(len(b))[:POINTS]
+    limits = frame or (plot_limits(a[:, 0], b[:, 0]), plot_limits(a[:, 1], b[:, 1]))
+    chosen = np.random.default_rng(seed).permutation(len(b))[:points]
     inside = np.all([(b[:, k] >= limits[k][0]) & (b[:, k] <= limits[k][1]) for k in (0, 1)], axis=0)
     return Projection(
-        real=density(a[:, 0], a[:, 1], limits),
-        synthetic=density(b[:, 0], b[:, 1], limits),
+        real=density(a[:, 0], a[:, 1], limits, cells=cells),
+        synthetic=density(b[:, 0], b[:, 1], limits, cells=cells),
         points=b[chosen[inside[chosen]]],
         explained=(float(variances[-1] / variances.sum()), float(variances[-2] / variances.sum())),
         limits=limits,
     )
 
 
-def _features(column: ColumnView) -> tuple[Floats, Floats]:
+@dataclass(frozen=True)
+class PairChart:
+    """Two measures: the held-out rows' density, and synthetic rows as points."""
+
+    real: Density
+    points: Floats
+    """Shape (n, 2)."""
+    limits: tuple[tuple[float, float], tuple[float, float]]
+    """Of the two axes: the middle of the held-out rows."""
+    units: tuple[Unit, Unit]
+
+
+def pair_chart(across: ColumnView, up: ColumnView, rows: npt.NDArray[np.int64], *, cells: int = CELLS) -> PairChart:
+    """Count held-out rows and choose points for two measures.
+
+    Args:
+        across: The measure on the first axis.
+        up: The measure on the second axis.
+        rows: Synthetic rows to draw (see `some_rows`).
+        cells: Cells of the density on each axis.
+
+    """
+    real, synthetic = (
+        np.column_stack([across.values[side], up.values[side]]) for side in (Side.HOLDOUT, Side.SYNTHETIC)
+    )
+    real, synthetic = (values[~np.isnan(values).any(axis=1)] for values in (real, synthetic[rows]))
+    limits = (plot_limits(across.values[Side.HOLDOUT]), plot_limits(up.values[Side.HOLDOUT]))
+    inside = np.all([(synthetic[:, k] >= limits[k][0]) & (synthetic[:, k] <= limits[k][1]) for k in (0, 1)], axis=0)
+    shaded = density(real[:, 0], real[:, 1], limits, cells=cells)
+    return PairChart(shaded, synthetic[inside], limits, (across.unit, up.unit))
+
+
+def some_rows(view: TableView, most: int, seed: int) -> npt.NDArray[np.int64]:
+    """Numbers of at most so many synthetic rows, chosen uniformly."""
+    return np.sort(np.random.default_rng(seed).permutation(view.rows[Side.SYNTHETIC])[:most])
+
+
+def row_features(view: TableView) -> list[tuple[Floats, Floats]]:
+    """Features of each column's held-out and synthetic rows, each of shape (rows, features of the column).
+
+    Measures are standardised by the held-out rows, the ten most frequent categories of a column are one-hot; fewer of
+    them in tables of more than 60 columns, where time grows with the cube of the features.
+    """
+    top = max(1, min(10, MAX_FEATURES // max(len(view.columns), 1)))
+    return [_features(column, top) for column in view.columns]
+
+
+def _features(column: ColumnView, most: int) -> tuple[Floats, Floats]:
     real, synthetic = column.values[Side.HOLDOUT], column.values[Side.SYNTHETIC]
     if column.is_measure:
         known = real[~np.isnan(real)]
@@ -325,7 +401,7 @@ def _features(column: ColumnView) -> tuple[Floats, Floats]:
         scaled = [np.nan_to_num(np.clip((v - mean) / spread, -4, 4), nan=0.0)[:, None] for v in (real, synthetic)]
         return scaled[0], scaled[1]
     counts = _counts(real, len(column.labels or ()))
-    top = np.argsort(-counts, kind="stable")[:10].astype(np.float64)
+    top = np.argsort(-counts, kind="stable")[:most].astype(np.float64)
     return (real[:, None] == top).astype(np.float64), (synthetic[:, None] == top).astype(np.float64)
 
 

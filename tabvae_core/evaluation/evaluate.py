@@ -12,6 +12,7 @@ from tabvae_core.errors import DataError
 from tabvae_core.evaluation.association import association_pairs, trend
 from tabvae_core.evaluation.classifier import Detection, column_auc, detect
 from tabvae_core.evaluation.divergence import ReferenceBins
+from tabvae_core.evaluation.kept_relations import kept_relations
 from tabvae_core.evaluation.metrics import copies, shape_error
 from tabvae_core.evaluation.result import (
     ColumnEvaluation,
@@ -39,7 +40,7 @@ from tabvae_core.schema import ColumnSchema, TableSchema
 
 __all__ = ["evaluate"]
 
-_STEPS = ("columns", "pairs", "detection", "detection floor", "utility", "copies")
+_STEPS = ("columns", "pairs", "relations", "detection", "detection floor", "utility", "copies")
 _DIGITS = 6
 
 
@@ -70,6 +71,7 @@ def evaluate(
     target_column: str | None = None,
     max_rows: int = 20_000,
     seed: int = 0,
+    floors_of: Evaluation | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure a synthetic table against real rows that its model has never seen.
@@ -84,13 +86,17 @@ def evaluate(
         target_column: Column to predict when usefulness is measured.
         max_rows: Rows of each table that are measured at most; copies are looked for in all of them.
         seed: Seed of every random choice; the same tables and seed give the same figures.
+        floors_of: What was found for another synthetic table of as many rows beside the same real rows: the floors that
+            take long to measure are taken over from it.
         progress: Told of every part.
 
     Raises:
         DataError: A table is empty, lacks a column, or holds one in a type that does not compare.
+        ValueError: `floors_of` is of other rows, or of other settings.
 
     """
     inputs = _prepare(holdout, synthetic, schema, train, max_rows, seed)
+    floors = _floors(floors_of, inputs, max_rows, seed, target_column)
     notes = _notes(inputs)
     report = _reporter(progress)
 
@@ -102,23 +108,28 @@ def evaluate(
     metrics["trend"] = _metric(errors.value, errors.floor)
     pairs = association_pairs(inputs.view, errors)
     report(2)
-    found, floor = _detections(inputs, columns, report)
-    metrics["c2st"] = _metric(found.auc if found else None, floor.auc if floor else None)
+    relations = kept_relations(inputs.view, inputs.measured[inputs.others[-1]], schema) if inputs.view.columns else ()
+    report(3)
+    found = _detection(inputs, columns)
     report(4)
-    if target_column is not None:
-        metrics["utility"] = _metric(*(utility(inputs.thin, target_column, s, seed=seed) for s in inputs.others))
+    metrics["c2st"] = _metric(found.auc if found else None, floors("c2st", lambda: _detection_floor(inputs)))
     report(5)
-    metrics["copies"] = _copies(inputs)
+    if target_column is not None:
+        value = utility(inputs.thin, target_column, Side.SYNTHETIC, seed=seed)
+        metrics["utility"] = _metric(value, floors("utility", lambda: _utility_floor(inputs, target_column)))
     report(6)
+    metrics["copies"] = _copies(inputs, floors)
+    report(7)
     ordered = {name: metrics[name] for name in _ORDER if name in metrics}
     return Evaluation(
-        rows=RowCounts(**{side.value: rows for side, rows in inputs.view.rows.items()}),
+        rows=_row_counts(inputs.view),
         max_rows=max_rows,
         seed=seed,
         target_column=target_column,
         metrics=ordered,
         columns=columns,
         pairs=pairs,
+        relations=relations,
         telling=_telling(inputs.thin, columns, found),
         verdict=verdict(ordered),
         notes=(*notes, *_late_notes(ordered, pairs, target_column)),
@@ -220,15 +231,37 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _detections(
-    inputs: _Inputs, columns: Sequence[ColumnEvaluation], report: Callable[[int], None]
-) -> tuple[Detection | None, Detection | None]:
+_Floors = Callable[[str, Callable[[], float | None]], float | None]
+"""Gives a figure's floor: one that is known, else what the function measures."""
+
+
+def _floors(known: Evaluation | None, inputs: _Inputs, max_rows: int, seed: int, target_column: str | None) -> _Floors:
+    if known is None:
+        return lambda name, measure: measure()
+    rows = _row_counts(inputs.view)
+    if (known.rows, known.max_rows, known.seed, known.target_column) != (rows, max_rows, seed, target_column):
+        raise ValueError("floors are shared by evaluations of as many rows with the same settings, however: not these")
+    metrics = known.metrics
+    return lambda name, measure: metrics[name].floor if name in metrics else measure()
+
+
+def _row_counts(view: TableView) -> RowCounts:
+    return RowCounts(**{side.value: rows for side, rows in view.rows.items()})
+
+
+def _detection(inputs: _Inputs, columns: Sequence[ColumnEvaluation]) -> Detection | None:
     alone = {column.name: column.auc or 0.5 for column in columns}
     singles = {k: alone[column.name] for k, column in enumerate(inputs.view.columns)}
-    found = detect(inputs.thin, Side.SYNTHETIC, seed=inputs.seed, singles=singles)
-    report(3)
-    floor = detect(inputs.thin, Side.TRAIN, seed=inputs.seed) if inputs.view.has_train else None
-    return found, floor
+    return detect(inputs.thin, Side.SYNTHETIC, seed=inputs.seed, singles=singles)
+
+
+def _detection_floor(inputs: _Inputs) -> float | None:
+    found = detect(inputs.thin, Side.TRAIN, seed=inputs.seed) if inputs.view.has_train else None
+    return found.auc if found else None
+
+
+def _utility_floor(inputs: _Inputs, target_column: str) -> float | None:
+    return utility(inputs.thin, target_column, Side.TRAIN, seed=inputs.seed) if inputs.view.has_train else None
 
 
 _MAX_TELLING = 10
@@ -261,7 +294,7 @@ def _chance_error(rows: int) -> float:
     return float(np.sqrt((2 * rows + 1) / 12) / rows)
 
 
-def _copies(inputs: _Inputs) -> Metric:
+def _copies(inputs: _Inputs, floors: _Floors) -> Metric:
     """Over all rows, not only the measured ones: one copy is one too many to overlook."""
     train = inputs.whole.get(Side.TRAIN)
     if train is None:
@@ -269,7 +302,7 @@ def _copies(inputs: _Inputs) -> Metric:
     columns = modelled(inputs.schema)
     return _metric(
         copies(train, inputs.whole[Side.SYNTHETIC], columns, is_synthetic=True),
-        copies(train, inputs.whole[Side.HOLDOUT], columns, is_synthetic=False),
+        floors("copies", lambda: copies(train, inputs.whole[Side.HOLDOUT], columns, is_synthetic=False)),
     )
 
 

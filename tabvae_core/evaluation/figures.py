@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tabvae_core.evaluation.charts import Bars, Density, Histogram, Projection, format_value
+from tabvae_core.evaluation.charts import Bars, Density, Histogram, PairChart, Projection, format_value
 from tabvae_core.evaluation.view import Floats, Unit
 
 __all__ = [
@@ -25,8 +25,12 @@ __all__ = [
     "heatmap_figure",
     "histogram_figure",
     "lines_figure",
+    "map_figure",
+    "pair_figure",
     "projection_figures",
     "safe_text",
+    "steps_figure",
+    "trade_figure",
     "value_text",
 ]
 
@@ -105,35 +109,63 @@ def _times(unit: Unit) -> float:
 
 def histogram_figure(chart: Histogram, *, height: int = 230) -> Any:
     """Overlay two histograms."""
-    from bokeh.models import ColumnDataSource, NumeralTickFormatter
-
     kind = "log" if chart.log else "datetime" if chart.unit in ("date", "datetime", "time") else "linear"
-    top = 1.08 * float(max(chart.real.max(initial=0), chart.synthetic.max(initial=0))) or 1.0
-    edges = chart.edges * _times(chart.unit)
-    plot = _figure(height, x_axis_type=kind, y_range=_range(0, top), x_range=_range(edges[0], edges[-1]))
-    plot.yaxis.formatter = NumeralTickFormatter(format="0.[00]%")
-    plot.yaxis[0].ticker.desired_num_ticks = 4
+    plot = _overlay(height, kind, chart.edges * _times(chart.unit), chart.real, chart.synthetic, _ranges(chart))
     plot.xaxis[0].ticker.desired_num_ticks = 5
     if not chart.log:
         _number_axis(plot.xaxis[0], chart.unit, (chart.edges[0], chart.edges[-1]))
+    return plot
+
+
+def _overlay(height: int, kind: str, edges: Floats, real: Floats, synthetic: Floats, names: Sequence[str]) -> Any:
+    """Steps of both tables over the same bins, whose names and shares a reader gets by hovering."""
+    from bokeh.models import ColumnDataSource, NumeralTickFormatter
+
+    top = 1.08 * float(max(real.max(initial=0), synthetic.max(initial=0))) or 1.0
+    plot = _figure(height, x_axis_type=kind, y_range=_range(0, top), x_range=_range(edges[0], edges[-1]))
+    plot.yaxis.formatter = NumeralTickFormatter(format="0.[00]%")
+    plot.yaxis[0].ticker.desired_num_ticks = 4
     source = ColumnDataSource(
         {
             "left": edges[:-1],
             "right": edges[1:],
-            "real": chart.real,
-            "top": np.full(len(chart.real), top),
-            "range": _ranges(chart),
-            "real_text": [_percent(v) for v in chart.real],
-            "synthetic_text": [_percent(v) for v in chart.synthetic],
+            "real": real,
+            "top": np.full(len(real), top),
+            "range": list(names),
+            "real_text": [_percent(v) for v in real],
+            "synthetic_text": [_percent(v) for v in synthetic],
         }
     )
     plot.quad(left="left", right="right", top="real", bottom=0, source=source, color=REAL, alpha=0.38, line_width=0)
-    for shares, colour, dash in ((chart.real, REAL, "solid"), (chart.synthetic, SYNTHETIC, (5, 2))):
+    for shares, colour, dash in ((real, REAL, "solid"), (synthetic, SYNTHETIC, (5, 2))):
         x, y = np.repeat(edges, 2), np.concatenate([[0], np.repeat(shares, 2), [0]])
         plot.line(x, y, color=colour, line_width=1.2 if dash == "solid" else 2.2, line_dash=dash)
     target = plot.quad(left="left", right="right", top="top", bottom=0, source=source, alpha=0, hover_alpha=0.08)
     target.hover_glyph.fill_color = INK
     _hover(plot, target, [("value", "@range"), ("held-out", "@real_text"), ("synthetic", "@synthetic_text")])
+    return plot
+
+
+def steps_figure(chart: Bars, *, height: int = 170) -> Any:
+    """Overlay ordered bars as steps: months, weekdays, hours."""
+    from bokeh.models import FixedTicker
+
+    n = len(chart.labels)
+    plot = _overlay(height, "linear", np.arange(n + 1.0), chart.real, chart.synthetic, chart.labels)
+    every = -(-n // 8)
+    plot.xaxis[0].ticker = FixedTicker(ticks=[k + 0.5 for k in range(0, n, every)])
+    plot.xaxis[0].major_label_overrides = {k + 0.5: chart.labels[k] for k in range(0, n, every)}
+    return plot
+
+
+def map_figure(cells: Density, points: Floats, limits: tuple[tuple[float, float], tuple[float, float]]) -> Any:
+    """Synthetic rows as points on the density of held-out rows, on axes that mean nothing by themselves."""
+    plot = _plane(limits, ("number", "number"), ("", ""), 380)
+    _cells(plot, cells, REAL, who="held-out", strength=0.55)
+    plot.scatter(*points.T, size=4, color=SYNTHETIC, alpha=0.7, line_width=0)
+    for axis in (plot.xaxis, plot.yaxis):
+        axis.visible = False
+    plot.ygrid.visible = False
     return plot
 
 
@@ -387,6 +419,54 @@ def density_figure(
     if len(points):
         x, y = points[:, 0] * _times(units[0]), points[:, 1] * _times(units[1])
         plot.scatter(x, y, size=2.4, color=SYNTHETIC, alpha=0.45, line_width=0)
+    return plot
+
+
+def pair_figure(chart: PairChart, *, height: int = 190) -> Any:
+    """Two measures, synthetic rows on the density of held-out ones."""
+    return density_figure(chart.real, chart.points, chart.limits, chart.units, height=height)
+
+
+def trade_figure(
+    names: Sequence[str], seconds: Sequence[float], aucs: Sequence[float], *, floor: float | None, height: int = 300
+) -> Any:
+    """Methods as points: time across, on a logarithmic axis, and AUC up; a line where real rows are.
+
+    Args:
+        names: Of the methods.
+        seconds: To learn and draw.
+        aucs: Of the real-or-synthetic test.
+        floor: That of real rows.
+        height: In pixels.
+
+    """
+    from bokeh.core.properties import value
+    from bokeh.models import ColumnDataSource, NumeralTickFormatter
+
+    known = np.maximum(np.asarray(seconds, dtype=np.float64), 0.1)
+    low, high = min([0.5, *aucs]), max([0.52, *aucs])
+    margin = 0.12 * (high - low)
+    across = _range(float(known.min()) / 2, float(known.max()) * 4)  # names stand to the right of their points
+    plot = _figure(height, x_axis_type="log", x_range=across, y_range=_range(low - margin, high + margin))
+    plot.xaxis.axis_label, plot.yaxis.axis_label = "seconds to learn and draw", "AUC (lower is better)"
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0.[0]")
+    if floor is not None:
+        plot.hspan(y=[floor], line_color=REAL, line_width=1.5)
+    source = ColumnDataSource(
+        {
+            "x": known,
+            "y": np.asarray(aucs, dtype=np.float64),
+            "name": [safe_text(name) for name in names],
+            "time": [f"{one:,.1f} s" for one in seconds],
+            "auc": [f"{one:.3f}" for one in aucs],
+        }
+    )
+    drawn = plot.scatter(
+        "x", "y", source=source, size=11, fill_color=SYNTHETIC, fill_alpha=0.5, line_color=SYNTHETIC_DARK
+    )
+    labels = {"text_color": INK, "text_font": value(FONT), "text_font_size": "12px", "x_offset": 9, "y_offset": 6}
+    plot.text(x="x", y="y", text="name", source=source, **labels)
+    _hover(plot, drawn, [("", "@name"), ("AUC", "@auc"), ("time", "@time")])
     return plot
 
 

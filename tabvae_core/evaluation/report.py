@@ -14,25 +14,28 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tabvae_core.evaluation.association import correlation
+from tabvae_core.evaluation.association import correlation, measure_matrix
+from tabvae_core.evaluation.calendars import calendar
 from tabvae_core.evaluation.charts import (
     POINTS,
     Bars,
     Histogram,
     column_chart,
-    density,
     most_related,
-    plot_limits,
+    null_bars,
+    pair_chart,
     projection,
+    some_rows,
 )
-from tabvae_core.evaluation.page import render_page, write_page
+from tabvae_core.evaluation.neighbours import neighbour_map
+from tabvae_core.evaluation.page import Figures, number, percent, render, write_page
 from tabvae_core.evaluation.result import ColumnEvaluation, Evaluation, Metric
 from tabvae_core.evaluation.verdict import LABELS, is_close
-from tabvae_core.evaluation.view import ColumnView, Side, TableView, modelled, sampled, table_view
+from tabvae_core.evaluation.view import ColumnView, Side, TableView, picture_view
 from tabvae_core.references import GateResult
 from tabvae_core.schema import TableSchema
 
-__all__ = ["render_report"]
+__all__ = ["metric_text", "render_report"]
 
 MAX_CHARTS = 60
 """Columns drawn; of wider tables those with the largest errors, the others stand in the table alone."""
@@ -86,14 +89,10 @@ def render_report(
         StorageError: The file cannot be written.
 
     """
-    tables = {
-        side: sampled(table, evaluation.max_rows, evaluation.seed)
-        for side, table in ((Side.HOLDOUT, holdout), (Side.SYNTHETIC, synthetic))
-    }
-    page = _Page(evaluation, table_view(tables, modelled(schema)))
-    html = _render(page, title=title, subtitle=subtitle, gates=gates)
-    write_page(html, path)
-    return path
+    view = picture_view(holdout, synthetic, schema, max_rows=evaluation.max_rows, seed=evaluation.seed)
+    page = _Page(evaluation, view)
+    context = _context(page, title=title, subtitle=subtitle, gates=gates)
+    return write_page(render("report.html", page.figures, context), path)
 
 
 @dataclass
@@ -102,12 +101,11 @@ class _Page:
 
     evaluation: Evaluation
     view: TableView
-    figures: list[Any] = field(default_factory=list)
+    figures: Figures = field(default_factory=Figures)
 
     def add(self, figure: Any) -> int:
         """Keep a figure and name its place on the page."""
-        self.figures.append(figure)
-        return len(self.figures) - 1
+        return self.figures.add(figure)
 
     @cached_property
     def charts(self) -> dict[str, Histogram | Bars]:
@@ -122,10 +120,11 @@ class _Page:
         return sorted(counted, key=lambda c: (-(c.shape or 0.0), c.name))
 
 
-def _render(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResult]) -> str:
-    context = {
+def _context(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResult]) -> dict[str, Any]:
+    return {
         "title": title,
         "subtitle": subtitle,
+        "seed": page.evaluation.seed,
         "evaluation": page.evaluation,
         "banner": _banner(page.evaluation, gates),
         "gates": sorted(gates, key=lambda gate: gate.passed),
@@ -133,28 +132,16 @@ def _render(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResul
         "telling": page.evaluation.telling,
         "columns": _column_cards(page),
         "undrawn": max(0, len(page.by_error) - MAX_CHARTS),
+        "calendars": _calendars(page),
+        "nulls": _nulls(page),
         "heatmaps": _heatmaps(page),
         "worst": page.evaluation.pairs.worst[:10],
+        "relations": page.evaluation.relations,
         "projection": _projection(page),
+        "neighbours": _neighbours(page),
         "pairs": _pair_plot(page),
         "left_out": [column for column in page.evaluation.columns if not column.modelled],
     }
-    return render_page("report.html", context, page.figures, percent=_percent, number=_number, share=_share)
-
-
-def _percent(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f} %"
-
-
-def _share(value: float | None) -> str:
-    """A share in [0, 1] as percent; the smallest ones are not rounded to nothing."""
-    if value is None:
-        return "–"
-    return "< 0.1 %" if 0 < value < 0.001 else f"{100 * value:.1f} %"
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _banner(evaluation: Evaluation, gates: Sequence[GateResult]) -> dict[str, Any]:
@@ -198,16 +185,17 @@ def _metric_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
             "name": LABELS.get(name, name),
             "key": name,
             "meaning": _MEANING.get(name, "").format(target=evaluation.target_column or "the target"),
-            "value": _metric_text(name, metric.value),
-            "floor": _metric_text(name, metric.floor),
+            "value": metric_text(name, metric.value),
+            "floor": metric_text(name, metric.floor),
             "close": is_close(name, metric),
         }
         for name, metric in evaluation.metrics.items()
     ]
 
 
-def _metric_text(name: str, value: float | None) -> str:
-    return _percent(value) if name in _PERCENT else _number(value)
+def metric_text(name: str, value: float | None) -> str:
+    """Write a figure in its own unit."""
+    return percent(value) if name in _PERCENT else number(value)
 
 
 def _column_cards(page: _Page) -> list[dict[str, Any]]:
@@ -236,6 +224,47 @@ def _column_card(page: _Page, column: ColumnEvaluation) -> dict[str, Any]:
         "hidden": chart.hidden,
         "drawn": 2 * MAX_DRAWN if chart.ordered else MAX_DRAWN,
     }
+
+
+MAX_CALENDARS = 8
+"""Columns whose calendars are drawn, those with the largest errors."""
+MAX_NULLS = 10
+
+
+def _calendars(page: _Page) -> list[dict[str, Any]]:
+    from tabvae_core.evaluation.figures import steps_figure
+
+    views = {column.name: column for column in page.view.columns}
+    found = [(column.name, calendar(views[column.name])) for column in page.by_error]
+    return [
+        {"name": name, "parts": [(part.title, page.add(steps_figure(part.bars))) for part in parts]}
+        for name, parts in [pair for pair in found if pair[1]][:MAX_CALENDARS]
+    ]
+
+
+def _nulls(page: _Page) -> dict[str, Any] | None:
+    from tabvae_core.evaluation.figures import bars_figure
+
+    chart = null_bars(page.view)
+    if chart is None:
+        return None
+    drawn = Bars(chart.labels[:MAX_NULLS], chart.real[:MAX_NULLS], chart.synthetic[:MAX_NULLS])
+    trained = {column.name: column.nulls_train for column in page.evaluation.columns}
+    rows = [
+        (name, real, synthetic, trained.get(name))
+        for name, real, synthetic in zip(chart.labels, chart.real, chart.synthetic, strict=True)
+    ]
+    return {"place": page.add(bars_figure(drawn, height=90 + 26 * len(drawn.labels))), "rows": rows}
+
+
+def _neighbours(page: _Page) -> dict[str, Any] | None:
+    from tabvae_core.evaluation.figures import map_figure
+
+    found = neighbour_map(page.view, seed=page.evaluation.seed)
+    if found is None:
+        return None
+    place = page.add(map_figure(found.real, found.points, found.limits))
+    return {"place": place, "mixing": found.mixing, "rows": found.rows}
 
 
 def _heatmaps(page: _Page) -> dict[str, Any] | None:
@@ -270,13 +299,13 @@ def _projection(page: _Page) -> dict[str, Any] | None:
 
 def _pair_plot(page: _Page) -> dict[str, Any] | None:
     """A lower triangle of densities with points, histograms on the diagonal, correlations above it."""
-    matrices = [_measures(page.view, side) for side in (Side.HOLDOUT, Side.SYNTHETIC)]
-    real, synthetic = (correlation(matrix) for matrix in matrices)
+    from tabvae_core.evaluation.figures import pair_figure
+
+    real, synthetic = (correlation(measure_matrix(page.view.columns, s)) for s in (Side.HOLDOUT, Side.SYNTHETIC))
     chosen = most_related(page.view, real)
     if not chosen:
         return None
-    rng = np.random.default_rng(page.evaluation.seed)
-    points = np.sort(rng.permutation(len(matrices[1]))[:POINTS])
+    points = some_rows(page.view, POINTS, page.evaluation.seed)
     cells: list[dict[str, Any]] = []
     for i in chosen:
         for j in chosen:
@@ -284,18 +313,12 @@ def _pair_plot(page: _Page) -> dict[str, Any] | None:
             if i == j:
                 cell |= {"kind": "diagonal"} | _diagonal(page, page.view.columns[i])
             elif i > j:
-                plot = _pair(page.view.columns[j], page.view.columns[i], points)
-                cell |= {"kind": "pair", "place": page.add(plot)}
+                chart = pair_chart(page.view.columns[j], page.view.columns[i], points)
+                cell |= {"kind": "pair", "place": page.add(pair_figure(chart))}
             else:
                 cell |= {"kind": "numbers", "real": float(real[i, j]), "synthetic": float(synthetic[i, j])}
             cells.append(cell)
     return {"cells": cells, "size": len(chosen)}
-
-
-def _measures(view: TableView, side: Side) -> Any:
-    matrix = view.matrix(side)
-    matrix[:, [not column.is_measure for column in view.columns]] = np.nan
-    return matrix
 
 
 def _diagonal(page: _Page, column: ColumnView) -> dict[str, Any]:
@@ -305,17 +328,3 @@ def _diagonal(page: _Page, column: ColumnView) -> dict[str, Any]:
     if isinstance(chart, Bars):
         return {"place": page.add(bars_figure(chart, height=190)), "spikes": ()}
     return {"place": page.add(histogram_figure(chart, height=190)), "spikes": chart.spikes}
-
-
-def _pair(across: ColumnView, up: ColumnView, points: Any) -> Any:
-    from tabvae_core.evaluation.figures import density_figure
-
-    real, synthetic = (
-        np.column_stack([across.values[side], up.values[side]]) for side in (Side.HOLDOUT, Side.SYNTHETIC)
-    )
-    synthetic = synthetic[points]
-    real, synthetic = (rows[~np.isnan(rows).any(axis=1)] for rows in (real, synthetic))
-    limits = (plot_limits(across.values[Side.HOLDOUT]), plot_limits(up.values[Side.HOLDOUT]))
-    inside = np.all([(synthetic[:, k] >= limits[k][0]) & (synthetic[:, k] <= limits[k][1]) for k in (0, 1)], axis=0)
-    cells = density(real[:, 0], real[:, 1], limits)
-    return density_figure(cells, synthetic[inside], limits, (across.unit, up.unit), height=190)

@@ -12,6 +12,7 @@ from tabvae_core.spec import Kind
 __all__ = [
     "ColumnEvaluation",
     "Evaluation",
+    "KeptRelation",
     "Metric",
     "PairError",
     "Pairs",
@@ -106,6 +107,17 @@ class TellingColumn(_Part):
     """AUC of this column alone."""
 
 
+class KeptRelation(_Part):
+    """An exact relation between columns of the real table, and how often rows keep it."""
+
+    formula: str
+    """Such as "total = net + tax"; names columns, never a cell."""
+    real: float
+    """Share of the held-out rows that keep it, of those where all its cells are there, in [0, 1]."""
+    synthetic: float | None
+    """The same share of the synthetic rows; None where no row has all cells."""
+
+
 class Verdict(_Part):
     """The figures in words; gates decide, this describes."""
 
@@ -131,6 +143,8 @@ class Evaluation(_Part):
     columns: tuple[ColumnEvaluation, ...] = ()
     """Every column of the synthetic table, in its order."""
     pairs: Pairs = Pairs()
+    relations: tuple[KeptRelation, ...] = ()
+    """Exact relations of the training rows, those that synthetic rows break most often first, at most 40."""
     telling: tuple[TellingColumn, ...] = ()
     """What to mend first: columns that give the synthetic rows away, most telling first, at most 10."""
     verdict: Verdict

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tabvae_core.evaluation.figures import MAX_LINES, lines_figure, value_text
-from tabvae_core.evaluation.page import render_page, write_page
+from tabvae_core.evaluation.page import Figures, render, write_page
 from tabvae_core.evaluation.view import Unit
 from tabvae_core.latent import AxisMoves, ColumnMoves, Traversal
 
@@ -48,8 +48,7 @@ def render_traversal(traversal: Traversal, *, title: str, subtitle: str, path: P
         "overview": _overview(traversal),
         "axes": [page.axis(axis) for axis in traversal.axes],
     }
-    write_page(render_page("traversal.html", context, page.figures), path)
-    return path
+    return write_page(render("traversal.html", page.figures, context), path)
 
 
 def _overview(traversal: Traversal) -> list[dict[str, Any]]:
@@ -91,7 +90,7 @@ class _Page:
 
     traversal: Traversal
     limits: dict[str, tuple[float, float]]
-    figures: list[Any] = field(default_factory=list)
+    figures: Figures = field(default_factory=Figures)
 
     def axis(self, axis: AxisMoves) -> dict[str, Any]:
         """One axis with its cards."""
@@ -111,11 +110,10 @@ class _Page:
         unit: Unit | None = column.unit if column.labels is None else None
         limits = self.limits.get(column.name, (0.0, 1.0))
         figure = lines_figure(self.traversal.shares, list(lines), names, limits, unit, label="quantile of the prior")
-        self.figures.append(figure)
         heads = ["mean"] if column.labels is None else names
         return {
             "column": column,
-            "place": len(self.figures) - 1,
+            "place": self.figures.add(figure),
             "heads": heads,
             "rows": [
                 (f"{share:.0%}", f"{z:+.2f}", [value_text(value, unit) for value in values])

@@ -30,6 +30,7 @@ __all__ = [
     "aligned",
     "modelled",
     "null_share",
+    "picture_view",
     "plain",
     "row_codes",
     "sampled",
@@ -134,6 +135,17 @@ def table_view(tables: Mapping[Side, pa.Table], columns: Sequence[ColumnSchema])
     """
     views = tuple(_column_view(aligned(tables, c.name), c) for c in columns)
     return TableView(views, {side: table.num_rows for side, table in tables.items()})
+
+
+def picture_view(holdout: pa.Table, synthetic: pa.Table, schema: TableSchema, *, max_rows: int, seed: int) -> TableView:
+    """The rows that pictures are made of: as many of each side as were measured at most.
+
+    Raises:
+        DataError: A table does not fit the schema.
+
+    """
+    sides = {Side.HOLDOUT: holdout, Side.SYNTHETIC: synthetic}
+    return table_view({side: sampled(table, max_rows, seed) for side, table in sides.items()}, modelled(schema))
 
 
 def null_share(array: pa.ChunkedArray) -> float:

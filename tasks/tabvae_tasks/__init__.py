@@ -1,8 +1,11 @@
-"""One Prefect task for each step. The work is in `tabvae_core.steps`; here are retries and artifacts."""
+"""One Prefect task for each step. The work is in `tabvae_core`; here are retries and artifacts."""
 
 from tabvae_tasks.steps import (
+    conclude_comparison,
     evaluate_table,
     find_release,
+    measure_method,
+    plan_comparison,
     publish_release,
     sample_table,
     take_snapshot,
@@ -11,8 +14,11 @@ from tabvae_tasks.steps import (
 )
 
 __all__ = [
+    "conclude_comparison",
     "evaluate_table",
     "find_release",
+    "measure_method",
+    "plan_comparison",
     "publish_release",
     "sample_table",
     "take_snapshot",

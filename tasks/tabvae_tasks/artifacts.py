@@ -1,4 +1,4 @@
-"""What a run leaves to look at in Prefect's UI: the quality table, the verdict, a link to the report."""
+"""What a run leaves to look at in Prefect's UI: tables of figures, the verdict, a link to the report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from tabvae_core.comparison import Comparison
+from tabvae_core.evaluation.result import Metric
 from tabvae_core.references import EvaluationRef, GateResult, ReleaseRef, ValidationRef
 from tabvae_tasks.listening import artifact_key
 
-__all__ = ["quality_rows", "show_quality", "show_release", "show_validation", "verdict"]
+__all__ = ["quality_rows", "show_comparison", "show_quality", "show_release", "show_validation", "verdict"]
 
 
 _GATE_OF = {"c2st": "auc"}
@@ -77,6 +79,31 @@ def show_release(table: str, release: ReleaseRef) -> None:
         description="Published version",
     )
     _show_link(table, release.report_uri, f"report of version {release.version}")
+
+
+def show_comparison(table: str, comparison: Comparison) -> None:
+    """Leave one row a method, the recommendation, and the report's address."""
+    figures = ("c2st", "shape", "trend", "jsd", "copies", "utility")
+    create_table_artifact(
+        [
+            {
+                "method": result.method,
+                **{name: _beside(result.metric(name)) for name in figures},
+                "seconds": _number(result.fit_seconds),
+                "failed": result.failed or "",
+            }
+            for result in comparison.results
+        ],
+        key=artifact_key(table, "comparison"),
+        description=f"{' '.join(comparison.recommendation.reasons)} Each figure stands beside its floor.",
+    )
+    _show_link(table, comparison.report_uri, "comparison of methods")
+
+
+def _beside(metric: Metric) -> str:
+    if metric.value is None:
+        return ""
+    return f"{metric.value:.4f}" if metric.floor is None else f"{metric.value:.4f} ({metric.floor:.4f})"
 
 
 def _show_link(table: str, uri: str, text: str) -> None:

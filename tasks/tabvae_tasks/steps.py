@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 
-from tabvae_core import steps
+from tabvae_core import comparison, steps
+from tabvae_core.comparison import Comparison, Plan
 from tabvae_core.errors import StorageError
+from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.references import EvaluationRef, ModelRef, ReleaseRef, SnapshotRef, TableRef, ValidationRef
 from tabvae_core.spec import RefreshSpec
-from tabvae_tasks.artifacts import show_quality, show_release, show_validation
+from tabvae_tasks.artifacts import show_comparison, show_quality, show_release, show_validation
 from tabvae_tasks.listening import task_progress
 
 __all__ = [
+    "conclude_comparison",
     "evaluate_table",
     "find_release",
+    "measure_method",
+    "plan_comparison",
     "publish_release",
     "sample_table",
     "take_snapshot",
@@ -33,10 +38,10 @@ def _storage_failed(task: Task[..., Any], run: Any, state: Any) -> bool:
     return isinstance(state.result(raise_on_failure=False), StorageError)
 
 
-def _step(name: str) -> Callable[[Callable[P, R]], Task[P, R]]:
+def _step(name: str, run_name: str = "") -> Callable[[Callable[P, R]], Task[P, R]]:
     return task(
         name=name,
-        task_run_name=name + " {spec.name}",
+        task_run_name=run_name or name + " {spec.name}",
         retries=2,
         retry_delay_seconds=[1, 10],
         retry_condition_fn=_storage_failed,
@@ -107,3 +112,26 @@ def publish_release(
         release = steps.publish(spec, snapshot, model, table, validation, evaluation, progress=progress)
     show_release(spec.name, release)
     return release
+
+
+@_step("plan comparison")
+def plan_comparison(spec: RefreshSpec, methods: Sequence[str] | None = None) -> Plan:
+    """Pin the source, and say what is compared on it."""
+    with task_progress(spec.name) as progress:
+        return comparison.prepare(spec, methods, progress=progress)
+
+
+@_step("measure method", "measure {method} on {spec.name}")
+def measure_method(spec: RefreshSpec, plan: Plan, method: str, known: Sequence[MethodResult] = ()) -> MethodResult:
+    """Fit one method, draw a sample and measure it; a method that fails is a result with its reason."""
+    with task_progress(spec.name) as progress:
+        return comparison.measure(spec, plan, method, known, progress=progress)
+
+
+@_step("conclude comparison")
+def conclude_comparison(spec: RefreshSpec, plan: Plan, results: Sequence[MethodResult]) -> Comparison:
+    """Recommend a method and write the report."""
+    with task_progress(spec.name) as progress:
+        found = comparison.conclude(spec, plan, results, progress=progress)
+    show_comparison(spec.name, found)
+    return found

@@ -539,6 +539,7 @@ def two_tables(here: Here) -> None:
 
 REFRESH = "tabvae refresh refresh.yaml --no-prefect"
 CHECK = "tabvae check refresh.yaml"
+COMPARE = "tabvae compare orders.parquet"
 QUICK = "tabvae synthesize orders.parquet out.parquet --spec fast.yaml"
 DRAW = "tabvae sample model out.parquet --rows 50"
 ENCODE = "tabvae latent encode model orders.parquet out.parquet"
@@ -576,6 +577,17 @@ CASES = (
     ),
     Case("unknown storage", "tabvae init lakefs9://orders", 2, plain, ("lakefs9://",)),
     Case("unknown method", f"{QUICK} --method vea", 2, only_table, ("vea", "did you mean 'vae'")),
+    Case("unknown method to compare", f"{COMPARE} --methods vae_basic,vea", 2, only_table, ("did you mean 'vae'",)),
+    Case("no method to compare", f"{COMPARE} --methods ,", 2, only_table, ("no method is named", "leave the list out")),
+    Case("report that is a folder", f"{COMPARE} --html .", 2, only_table, ("is a folder",)),
+    Case("too few rows to compare on", COMPARE, 3, quick_of(lambda: orders(11)), ("orders.parquet", "at least")),
+    Case(
+        "table that no method can learn",
+        f"{COMPARE} --methods vae_basic --spec fast.yaml",
+        3,
+        quick_of(lambda: orders().select(["key"])),
+        ("no method could be measured", "vae_basic: no column can be learned"),
+    ),
     Case(
         "unknown model option",
         REFRESH,

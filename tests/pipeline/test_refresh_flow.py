@@ -16,12 +16,13 @@ from pydantic import SecretStr
 
 from s3_servers import Store
 from tabvae_core import release
-from tabvae_core.errors import GateRefused, StorageError
+from tabvae_core.errors import GateRefused, SpecError, StorageError
 from tabvae_core.lake import Credentials, ParquetSink
 from tabvae_core.spec import RefreshSpec, StorageSpec, parse_spec
+from tabvae_core.storage import exists
 from tabvae_flows.blocks import TabvaeLakeCredentials, register_resolver
 from tabvae_flows.customers import customers
-from tabvae_flows.refresh import sample_table, synthetic_refresh, train_model
+from tabvae_flows.refresh import compare_methods, sample_table, synthetic_refresh, train_model
 from tabvae_tasks.listening import also_tell, artifact_key
 
 LAX = {"max_column_jsd": 1.0, "max_trend": 100, "max_auc": 1.0, "max_copies": 100, "data_docs": False}
@@ -126,6 +127,25 @@ def test_model_and_sample_flows_publish_nothing(tmp_path: Path, s3_rclone: Store
     drawn = sample_table(spec)
     assert (drawn.rows, drawn.run_id) == (50, model.run_id), "the model of the same spec was found and used"
     assert release.current(spec.target) is None
+
+
+def test_methods_are_compared(spec: RefreshSpec) -> None:
+    heard: list[str] = []
+    with also_tell(lambda event: heard.append(event.step)):
+        found = compare_methods(spec.model_copy(update={"name": "compared"}), ["vae_basic"])
+    assert found.recommendation.method == "vae_basic"
+    assert states()[0].message == "recommended: vae_basic"
+    assert {"snapshot", "vae_basic", "report"} <= set(heard)
+    assert exists(found.report_uri, spec.workspace.storage)
+    assert release.current(spec.target) is None, "nothing is published"
+    with get_client(sync_client=True) as client:
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+    assert "vae_basic" in str(artifacts["compared-comparison"].data)
+    assert "compared-report" in artifacts
+
+    with pytest.raises(SpecError, match="there is no method"):
+        compare_methods(spec, ["nope"])
+    assert states()[0].name == "SpecFailed"
 
 
 def test_storage_that_does_not_answer_is_tried_again(spec: RefreshSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from s3_servers import Store
+from tabvae_core.comparison import Comparison
 from tabvae_core.storage import copy_file, read_bytes
 from tabvae_flows.cli import _run
 from tabvae_flows.customers import customers
@@ -26,6 +27,7 @@ COMMANDS = (
     "fit",
     "sample",
     "evaluate",
+    "compare",
     "releases",
     "rollback",
     "demo",
@@ -110,6 +112,9 @@ def test_public_names_are_sorted_and_all_load() -> None:
         (("sample", "gone", "out.parquet", "--given-table", "nowhere.parquet"), 3, "nowhere.parquet"),
         (("sample", "gone", "out.parquet", "--given-table", "customers.parquet", "--given", "age=3"), 2, "exclude"),
         (("evaluate", "customers.parquet", "gone.parquet"), 3, "gone.parquet"),
+        (("compare", "gone.parquet"), 3, "gone.parquet"),
+        (("compare", "customers.parquet", "--methods", "vae_basics"), 2, "did you mean 'vae_basic'?"),
+        (("compare", "customers.parquet", "--methods", "vae_basic", "--target", "nope"), 2, "nope"),
         (("rollback", "nowhere", "v1"), 3, "nothing was published to nowhere"),
         (("init", "customers.parquet", "-o", "broken.yaml"), 2, "exists already"),
     ],
@@ -204,6 +209,33 @@ def test_synthesize_fit_sample_evaluate(here: Path, capsys: pytest.CaptureFixtur
     assert json.loads(Path("r.json").read_text(encoding="utf-8"))["metrics"]["shape"]["value"] > 0
     assert "<html" in Path("r.html").read_text(encoding="utf-8")[:500].lower()
     assert json.loads(run(capsys, "evaluate", "customers.parquet", "two.parquet", "--json", "-")[1])["metrics"]
+
+
+def test_compare(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = ("compare", "customers.parquet", "--methods", "vae_basic", "--spec", "fast.yaml", "--rows", "200")
+    code, out, err = run(capsys, *quick, "--html", "c.html", "--json", "c.json", "--target", "segment", "--seed", "3")
+    assert code == 0, err
+    assert "recommended: vae_basic" in out
+    assert "(floor)" in out
+    assert out.splitlines()[-2:] == ["wrote c.html", "wrote c.json"]
+    assert "vae_basic: " in err
+    found = json.loads(Path("c.json").read_text(encoding="utf-8"))
+    assert found["recommendation"]["method"] == "vae_basic"
+    assert found["results"][0]["sample_rows"] == 200
+    assert found["results"][0]["evaluation"]["metrics"]["c2st"]["floor"] > 0
+    assert "Recommended: vae_basic" in Path("c.html").read_text(encoding="utf-8")
+    assert {path.name for path in here.iterdir()} == {"customers.parquet", "fast.yaml", "c.html", "c.json"}
+
+    def interrupted(*args: Any, **options: Any) -> Comparison:
+        return Comparison.model_validate(found | {"interrupted": True})
+
+    monkeypatch.setattr("tabvae_core.local.compare_table", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        run(capsys, *quick, "--json", "-")
+    assert ended.value.code == 130
+    said = capsys.readouterr()
+    assert json.loads(said.out)["interrupted"]
+    assert "what was measured until then is kept" in said.err
 
 
 def test_given_values_are_in_every_row(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,12 @@ from tabvae_core.errors import DataError
 from tabvae_core.evaluation import Evaluation, evaluate
 from tabvae_core.evaluation.association import correlation, trend
 from tabvae_core.evaluation.classifier import column_auc, roc_auc
+from tabvae_core.evaluation.kept_relations import kept_share
 from tabvae_core.evaluation.metrics import kolmogorov_smirnov, total_variation
 from tabvae_core.evaluation.utility import utility
-from tabvae_core.evaluation.view import Side, modelled, table_view
+from tabvae_core.evaluation.view import ColumnView, Side, modelled, table_view
 from tabvae_core.progress import ProgressEvent
+from tabvae_core.relations import Relation, RelationKind
 from tabvae_core.schema import ColumnSchema, TableSchema
 from tabvae_core.spec import Kind
 
@@ -372,3 +374,66 @@ def test_any_arrow_table_can_be_measured(tables: tuple[pa.Table, pa.Table, pa.Ta
     for name in ("shape", "trend", "nulls"):
         assert found.metrics[name].value is None or 0 <= found.metrics[name].value <= 100
     assert Evaluation.model_validate_json(found.model_dump_json()) == found
+
+
+# ---------------------------------------------------------------- exact relations
+
+
+def bills(rows: int, seed: int, *, broken: float = 0.0) -> pa.Table:
+    """A total, a country that follows from its city, an end after a start; some rows break all three."""
+    rng = np.random.default_rng(seed)
+    net, tax = rng.integers(100, 90_000, rows) / 100, rng.integers(10, 9_000, rows) / 100
+    city, start = rng.integers(0, 12, rows), rng.integers(0, 10_000, rows)
+    wrong = rng.random(rows) < broken
+    return pa.table(
+        {
+            "net": net,
+            "tax": tax,
+            "total": np.round(net + tax, 2) + wrong,
+            "city": [f"city {k}" for k in city],
+            "country": [f"land {k}" for k in (city // 3 + wrong) % 4],
+            "start": start,
+            "end": start + np.where(wrong, -1, rng.integers(0, 500, rows)),
+        }
+    )
+
+
+def test_broken_relations_are_counted() -> None:
+    real = bills(1500, 1)
+    schema = schema_of(real)
+    found = evaluate(bills(600, 2), bills(800, 3, broken=0.3), schema, train=real)
+    kept = {relation.formula: relation for relation in found.relations}
+    for formula in ("total = net + tax", "country follows from city", "end >= start"):
+        relation = kept[formula]
+        assert relation.real == 1.0
+        assert relation.synthetic == pytest.approx(0.7, abs=0.06)
+    whole = evaluate(bills(600, 2), bills(800, 4), schema, train=real)
+    assert {relation.synthetic for relation in whole.relations} == {1.0}
+
+
+def test_relations_are_counted_where_all_cells_are_there() -> None:
+    kinds = {"kind": RelationKind.SUM, "target": "c", "columns": ("a", "b"), "share": 1.0}
+    nan = np.nan
+
+    def column(*values: float) -> ColumnView:
+        return ColumnView("x", Kind.NUMBER, "number", None, dict.fromkeys(Side, np.array(values)))
+
+    involved = [column(3, 5, nan, 9), column(1, 2, 1, 4), column(2, 4, 1, 5)]
+    assert kept_share(Relation(**kinds), involved, Side.SYNTHETIC, Side.TRAIN) == pytest.approx(2 / 3, abs=1e-6)
+    empty = [column(nan), column(1), column(2)]
+    assert kept_share(Relation(**kinds), empty, Side.SYNTHETIC, Side.TRAIN) is None
+    order = Relation(RelationKind.ORDER, "c", ("a",), 1.0, at_least=False)
+    assert kept_share(order, [column(1, 2, 3), column(2, 2, 2)], Side.SYNTHETIC, Side.TRAIN) == pytest.approx(
+        2 / 3, abs=1e-6
+    )
+
+
+def test_what_follows_is_what_the_origin_says_most_often() -> None:
+    origin, drawn = np.array([7.0, 7.0, 8.0, 9.0]), np.array([7.0, 8.0, 9.0, 1.0])
+    keys, others = np.array([1.0, 1.0, 1.0, 2.0]), np.array([1.0, 1.0, 2.0, 3.0])
+    target = ColumnView("t", Kind.CATEGORY, "number", ("",) * 10, {Side.TRAIN: origin, Side.SYNTHETIC: drawn})
+    column = ColumnView("k", Kind.CATEGORY, "number", ("",) * 10, {Side.TRAIN: keys, Side.SYNTHETIC: others})
+    follows = Relation(RelationKind.DETERMINES, "t", ("k",), 1.0)
+    assert kept_share(follows, [target, column], Side.SYNTHETIC, Side.TRAIN) == 0.5, (
+        "7 and 9, not 8, nor an unknown key"
+    )

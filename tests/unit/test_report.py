@@ -13,10 +13,23 @@ import pyarrow as pa
 import pytest
 
 from tabvae_core.errors import StorageError
-from tabvae_core.evaluation import Evaluation, evaluate, render_report, report
-from tabvae_core.evaluation.charts import MIN_NAMED, Bars, Histogram, column_chart, format_value
+from tabvae_core.evaluation import Evaluation, evaluate, neighbours, render_report, report
+from tabvae_core.evaluation.calendars import calendar
+from tabvae_core.evaluation.charts import (
+    MIN_NAMED,
+    Bars,
+    Histogram,
+    column_chart,
+    format_value,
+    null_bars,
+    row_features,
+)
+from tabvae_core.evaluation.comparison_report import render_comparison
 from tabvae_core.evaluation.figures import safe_text
-from tabvae_core.evaluation.view import ColumnView, Floats, Side, modelled, table_view
+from tabvae_core.evaluation.neighbours import neighbour_map
+from tabvae_core.evaluation.recommendation import MethodResult, recommend
+from tabvae_core.evaluation.result import KeptRelation
+from tabvae_core.evaluation.view import ColumnView, Floats, Side, TableView, Unit, modelled, picture_view, table_view
 from tabvae_core.references import GateResult
 from tabvae_core.schema import ColumnSchema, TableSchema
 from tabvae_core.spec import Kind
@@ -289,3 +302,197 @@ def test_real_rows_leave_as_counts(tables: tuple[pa.Table, pa.Table, TableSchema
     chart = column_chart(income)
     assert isinstance(chart, Histogram)
     assert not np.isin(chart.edges, income.values[Side.HOLDOUT]).any()
+
+
+# ---------------------------------------------------------------- sections
+
+
+def test_every_question_has_its_section(html: str) -> None:
+    text = parsed(html).text
+    heads = ("Every column", "Empty cells", "by the calendar", "Do columns go together?", "at a glance", "two by two")
+    places = [text.index(head) for head in heads]
+    assert places == sorted(places)
+    for title in ("by month", "by weekday", "by hour"):
+        assert title in text
+    assert "Of each row’s ten nearest neighbours" in text
+
+
+def test_relations_are_listed_with_their_shares(
+    tables: tuple[pa.Table, pa.Table, TableSchema], evaluation: Evaluation, tmp_path: Path
+) -> None:
+    kept = KeptRelation(formula="total = net + tax", real=1.0, synthetic=0.875)
+    found = evaluation.model_copy(update={"relations": (kept,)})
+    path = render_report(found, *tables, title="t", subtitle="s", path=tmp_path / "r.html")
+    assert "total = net + tax 100.0 % 87.5 %" in parsed(path.read_text(encoding="utf-8")).text
+
+
+def view_of(real: dict[str, Floats], synthetic: dict[str, Floats], unit: Unit = "number") -> TableView:
+    """A view of measures."""
+    columns = tuple(
+        ColumnView(name, Kind.NUMBER, unit, None, {Side.HOLDOUT: real[name], Side.SYNTHETIC: synthetic[name]})
+        for name in real
+    )
+    rows = {side: len(columns[0].values[side]) for side in (Side.HOLDOUT, Side.SYNTHETIC)}
+    return TableView(columns, rows)
+
+
+def instants(*texts: str) -> Floats:
+    return np.array(texts, dtype="datetime64[s]").astype(np.float64)
+
+
+def test_calendars_count_years_months_weekdays_and_hours() -> None:
+    real = instants("2023-12-31T23:59", "2024-01-01T00:00", "2024-02-29T12:30", "1969-12-31T23:00")
+    synthetic = np.append(instants("2024-01-01T00:10"), np.nan)
+    parts = {
+        part.title: part.bars for part in calendar(view_of({"at": real}, {"at": synthetic}, "datetime").columns[0])
+    }
+    assert list(parts) == ["by month", "by weekday", "by hour"], "too many years to draw"
+    shares = {title: dict(zip(bars.labels, bars.real, strict=True)) for title, bars in parts.items()}
+    assert shares["by month"]["Dec"] == 0.5
+    assert shares["by weekday"] == {"Mon": 0.25, "Tue": 0, "Wed": 0.25, "Thu": 0.25, "Fri": 0, "Sat": 0, "Sun": 0.25}
+    assert shares["by hour"]["23"] == 0.5
+    assert dict(zip(parts["by month"].labels, parts["by month"].synthetic, strict=True))["Jan"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("unit", "titles"),
+    [
+        ("datetime", ["by year", "by month", "by weekday", "by hour"]),
+        ("date", ["by year", "by month", "by weekday"]),
+        ("time", ["by hour"]),
+        ("duration", []),
+        ("number", []),
+    ],
+)
+def test_each_kind_of_time_has_its_calendars(unit: Unit, titles: list[str]) -> None:
+    values = np.random.default_rng(0).uniform(0, 3e8, 200)
+    found = calendar(view_of({"at": values}, {"at": values}, unit).columns[0])
+    assert [part.title for part in found] == titles
+    for part in found:
+        assert part.bars.real.sum() == pytest.approx(1.0)
+        assert part.bars.real.tolist() == part.bars.synthetic.tolist()
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e15, -1e15])
+def test_times_beyond_calendars_are_not_counted(value: float) -> None:
+    values = np.full(20, value)
+    assert calendar(view_of({"at": values}, {"at": values}, "datetime").columns[0]) == ()
+
+
+def test_empty_cells_are_ordered_by_their_difference() -> None:
+    def holes(share: float) -> Floats:
+        return np.where(np.arange(100) < 100 * share, np.nan, 1.0)
+
+    real = {"full": holes(0), "same": holes(0.5), "lost": holes(0.2), "made": holes(0)}
+    chart = null_bars(view_of(real, real | {"lost": holes(0), "made": holes(0.1)}))
+    assert chart is not None
+    assert chart.labels == ("lost", "made", "same")
+    assert chart.real.tolist() == [0.2, 0.0, 0.5]
+    assert chart.synthetic.tolist() == [0.0, 0.1, 0.5]
+    assert null_bars(view_of({"full": holes(0)}, {"full": holes(0)})) is None
+
+
+def test_neighbours_mix_where_tables_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "ROWS", 150)
+
+    def rows(seed: int, shift: float = 0.0) -> dict[str, Floats]:
+        rng = np.random.default_rng(seed)
+        return {name: rng.normal(shift, 1, 300) for name in "abc"}
+
+    alike = neighbour_map(view_of(rows(0), rows(1)))
+    apart = neighbour_map(view_of(rows(0), rows(1, 6.0)))
+    assert alike is not None
+    assert apart is not None
+    assert alike.mixing == pytest.approx(0.5, abs=0.08)
+    assert apart.mixing < 0.05
+    assert alike.real.counts.sum() == alike.rows == len(alike.points) == 150
+    again = neighbour_map(view_of(rows(0), rows(1)))
+    assert again is not None
+    assert again.mixing == alike.mixing
+    assert (
+        neighbour_map(view_of({"a": np.zeros(99), "b": np.zeros(99)}, {"a": np.zeros(99), "b": np.zeros(99)})) is None
+    )
+
+
+@pytest.mark.parametrize(("columns", "features"), [(2, 20), (150, 600), (900, 900)])
+def test_features_of_wide_tables_are_bounded(columns: int, features: int) -> None:
+    codes = np.arange(40.0)
+    wide = tuple(
+        ColumnView(f"c{k}", Kind.CATEGORY, "number", tuple(map(str, range(40))), dict.fromkeys(Side, codes))
+        for k in range(columns)
+    )
+    parts = row_features(TableView(wide, dict.fromkeys(Side, 40)))
+    assert sum(real.shape[1] for real, _ in parts) == features
+
+
+# ---------------------------------------------------------------- methods side by side
+
+
+@pytest.fixture(scope="module")
+def comparison(
+    tables: tuple[pa.Table, pa.Table, TableSchema], evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    holdout, synthetic, schema = tables
+    copied = evaluate(
+        holdout, customers(400, 3), schema, train=customers(400, 3), target_column="visits", floors_of=evaluation
+    )
+    cost = {"sample_seconds": 2.0, "sample_rows": 400, "model_bytes": 1_234_567, "peak_mib": 321}
+    results = [
+        MethodResult(method="copying", fit_seconds=3.0, evaluation=copied, **cost),
+        MethodResult(method="learning", fit_seconds=90.5, evaluation=evaluation, stopped_by="max_seconds", **cost),
+        MethodResult(method="failing", failed=f"too many features {HOSTILE_NAME}"),
+    ]
+    views = {
+        name: picture_view(holdout, table, schema, max_rows=400, seed=0)
+        for name, table in (("copying", customers(400, 3)), ("learning", synthetic))
+    }
+    path = tmp_path_factory.mktemp("out") / "comparison.html"
+    render_comparison(results, recommend(results), views, title="customers", subtitle="side by side", path=path)
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_recommendation_comes_first_with_its_reasons(comparison: str, evaluation: Evaluation) -> None:
+    text = parsed(comparison).text
+    assert text.index("Recommended: learning") < text.index("The rule: ") < text.index("Side by side")
+    assert f"AUC {max(0.5, evaluation.metrics['c2st'].value or 0):.3f}" in text
+    assert comparison.index('id="verdict"') < comparison.index("<table")
+
+
+def test_every_method_has_its_row(comparison: str, evaluation: Evaluation) -> None:
+    text = parsed(comparison).text
+    assert f"too many features {HOSTILE_NAME}" in text
+    for part in ("90.5 s", "time limit", "200", "1.2 MB", "321 MiB"):
+        assert part in text
+    for name in ("shape", "trend"):
+        metric = evaluation.metrics[name]
+        assert f"{metric.value:.2f} %" in text
+        assert f"{metric.floor:.2f} %" in text
+    assert text.index("Floor") < text.index("90.5 s")
+
+
+def test_every_method_has_the_same_pictures(comparison: str) -> None:
+    """Two methods: each column, difference, projection and pair once a method; the real ones once."""
+    page = parsed(comparison)
+    plots = sum(attributes.get("class") == "plot" for _, attributes in page.tags)
+    columns, pairs = 7, 3
+    assert plots == 1 + 2 * columns + (1 + 2) + (1 + 2) + 2 * pairs
+
+
+def test_a_comparison_is_one_small_file_that_holds_no_row(comparison: str) -> None:
+    assert len(comparison.encode()) < 5_000_000
+    page = parsed(comparison)
+    for tag, attributes in page.tags:
+        assert not {name for name in ("src", "href", "srcset", "data") if attributes.get(name)}, tag
+    assert comparison.lower().count("<script") == comparison.lower().count("</script>")
+    assert "<script>alert" not in comparison
+    assert HOSTILE_VALUE not in comparison
+    assert SECRET not in comparison
+    assert "987,654" not in comparison
+
+
+def test_nothing_recommended_is_said_too(tmp_path: Path) -> None:
+    results = [MethodResult(method="failing", failed="too many features")]
+    path = render_comparison(results, recommend(results), {}, title="t", subtitle="s", path=tmp_path / "c.html")
+    text = parsed(path.read_text(encoding="utf-8")).text
+    assert "No recommendation No method could be measured." in text
+    assert "too many features" in text
