@@ -27,6 +27,7 @@ from tabvae_core.evaluation.charts import (
     plot_limits,
     projection,
 )
+from tabvae_core.evaluation.classes import at_equal_shares
 from tabvae_core.evaluation.result import ColumnEvaluation, Evaluation, Metric
 from tabvae_core.evaluation.verdict import LABELS, is_close
 from tabvae_core.evaluation.view import ColumnView, Side, TableView, modelled, sampled, table_view
@@ -87,10 +88,10 @@ def render_report(
         StorageError: The file cannot be written.
 
     """
-    tables = {
-        side: sampled(table, evaluation.max_rows, evaluation.seed)
-        for side, table in ((Side.HOLDOUT, holdout), (Side.SYNTHETIC, synthetic))
-    }
+    tables = {Side.HOLDOUT: holdout, Side.SYNTHETIC: synthetic}
+    if evaluation.balanced is not None:
+        tables, _ = at_equal_shares(tables, schema.column(evaluation.balanced), evaluation.seed)
+    tables = {side: sampled(table, evaluation.max_rows, evaluation.seed) for side, table in tables.items()}
     page = _Page(evaluation, table_view(tables, modelled(schema)))
     html = _render(page, title=title, subtitle=subtitle, gates=gates)
     try:
@@ -144,6 +145,7 @@ def _render(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResul
         "gates": sorted(gates, key=lambda gate: gate.passed),
         "metrics": _metric_rows(page.evaluation),
         "telling": page.evaluation.telling,
+        "gain": page.evaluation.augmentation,
         "columns": _column_cards(page),
         "undrawn": max(0, len(page.by_error) - MAX_CHARTS),
         "heatmaps": _heatmaps(page),
