@@ -186,7 +186,7 @@ def _smote(real: _Rows, categorical: Mask, added: int, seed: int) -> _Rows | Non
     if categorical.all():
         method = SMOTEN(**options)
     else:
-        method = SMOTENC(categorical, **options) if categorical.any() else SMOTE(**options)
+        method = SMOTENC(categorical.tolist(), **options) if categorical.any() else SMOTE(**options)
     made = np.asarray(method.fit_resample(filled, real.y)[0], dtype=np.float64)[len(real.y) :]
     return real.with_more(np.where(categorical & (made > MAX_CATEGORIES), np.nan, made))
 

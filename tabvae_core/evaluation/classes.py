@@ -99,8 +99,9 @@ def _check_enough(drawn: Counts, real: Counts, column: str, side: Side) -> None:
     scarce = (shares >= LEAST_SHARE) & (real < LEAST_OF_CLASS)
     if side is not Side.SYNTHETIC and scarce.any():
         share, rows = shares[scarce].max(), int(real[scarce].min())
+        whose = "held-out" if side is Side.HOLDOUT else "training"
         raise DataError(
-            f"column {column!r}: a class of {share:.0%} of the synthetic rows has only {rows} {side.value} rows,"
+            f"column {column!r}: a class of {share:.0%} of the synthetic rows has only {rows} {whose} rows,"
             " too few to compare with",
             hint="balance classes of more rows, or raise gates.holdout",
         )
