@@ -6,10 +6,10 @@ cast to it, where that loses nothing. A NaN counts as null.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,14 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import Kind, PrivacySpec
 from tabvae_core.tables import TableSource, as_source
 
+if TYPE_CHECKING:
+    from tabvae_core.codecs.base import Codec
+
 __all__ = [
+    "UNKNOWN_CLASS",
     "GivenColumn",
     "check_learnable",
+    "column_codecs",
     "given_blocks",
     "given_cells",
     "given_column",
@@ -33,6 +38,9 @@ __all__ = [
     "split_pairs",
     "with_given",
 ]
+
+UNKNOWN_CLASS = "check its spelling; categories of fewer rows than privacy.min_category_rows are not learned"
+"""What to do about a class that is none."""
 
 _TRUE, _FALSE = {"true", "t", "yes", "1"}, {"false", "f", "no", "0"}
 
@@ -91,10 +99,10 @@ def _check_table(given: TableSource, schema: TableSchema, rows: int) -> None:
         )
 
 
-def _check_known(names: Sequence[str], schema: TableSchema) -> None:
+def _check_known(names: Sequence[str], schema: TableSchema, where: str = "given") -> None:
     for name in names:
         if name not in schema.names:
-            raise SpecError(f"given: there is no column {name!r}", hint=f"columns: {', '.join(schema.names)}")
+            raise SpecError(f"{where}: there is no column {name!r}", hint=f"columns: {', '.join(schema.names)}")
 
 
 def given_cells(given: Mapping[str, Any] | pa.Table, schema: TableSchema, rows: int) -> dict[str, GivenColumn]:
@@ -172,7 +180,7 @@ def with_given(table: pa.Table, given: Mapping[str, GivenColumn]) -> pa.Table:
 
 
 def split_pairs(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Split `column=value` arguments of a command line.
+    """Split `column=value` arguments of `--given`.
 
     Raises:
         SpecError: A pair has no equals sign, or two pairs name one column.
@@ -191,72 +199,80 @@ def split_pairs(pairs: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def given_values(given: Mapping[str, Any], schema: TableSchema) -> dict[str, Any]:
+def given_values(given: Mapping[str, Any], schema: TableSchema, where: str = "given") -> dict[str, Any]:
     """Turn given values, texts or YAML scalars, into Python values of the columns' Arrow types.
 
     An empty text and the word `null` mean null, except in a column of strings, where only YAML's own null does.
+    Errors begin with `where`.
 
     Raises:
         SpecError: A column does not exist, cannot be given, or the value is not of its type.
 
     """
-    return {name: _value(name, raw, schema) for name, raw in given.items()}
+    return {name: _value(name, raw, schema, where) for name, raw in given.items()}
 
 
-def check_learnable(given: Mapping[str, Any], rows: TableSource, schema: TableSchema, privacy: PrivacySpec) -> None:
-    """Refuse given categories that a model of these rows will not know, in one pass over their columns.
+def check_learnable(
+    given: Mapping[str, Any], codecs: Mapping[str, Codec], schema: TableSchema, where: str = "given"
+) -> None:
+    """Refuse given categories that a model will not know.
 
     A model refuses them as well, when it draws; here that is known before a training of hours.
 
     Args:
         given: Given values, as a spec holds them.
-        rows: The training rows.
-        schema: Their schema.
-        privacy: Decides which categories are too rare to be learned.
+        codecs: What will be learned of their columns, or was.
+        schema: The table.
+        where: Place in the spec, for errors.
 
     Raises:
         SpecError: Names the column.
 
     """
-    from tabvae_core.codecs.table import fitter_for
-
-    values = given_values(given, schema)
-    names = [name for name in values if schema.column(name).kind in (Kind.CATEGORY, Kind.BOOLEAN)]
-    if not names:
-        return
-    fields = [schema.arrow.field(name) for name in names]
-    fitters = [fitter_for(schema.column(field.name), field.type, privacy) for field in fields]
-    first = 0
-    for batch in rows.batches(names):
-        for fitter, cells in zip(fitters, batch.columns, strict=True):
-            fitter.observe(cells, first)
-        first += batch.num_rows
-    for field, fitter in zip(fields, fitters, strict=True):
-        if not fitter.finish().knows(pa.array([values[field.name]], field.type)):
+    for name, value in given_values(given, schema, where).items():
+        if schema.column(name).kind not in (Kind.CATEGORY, Kind.BOOLEAN):
+            continue
+        if not codecs[name].knows(pa.array([value], schema.arrow.field(name).type)):
             raise SpecError(
-                f"given: the value for column {field.name!r} is none of its categories, or too rare to be learned",
-                hint="check its spelling; categories of fewer rows than privacy.min_category_rows are not learned",
+                f"{where}: the value for column {name!r} is none of its categories, or too rare to be learned",
+                hint=UNKNOWN_CLASS,
             )
 
 
-def _value(name: str, raw: Any, schema: TableSchema) -> Any:
-    _check_known([name], schema)
+def column_codecs(
+    names: Iterable[str], rows: TableSource, schema: TableSchema, privacy: PrivacySpec
+) -> dict[str, Codec]:
+    """Fit the codecs of some columns alone, in one pass: what a model of these rows will know of them."""
+    from tabvae_core.codecs.table import fitter_for
+
+    fields = [schema.arrow.field(name) for name in dict.fromkeys(names)]
+    fitters = {field.name: fitter_for(schema.column(field.name), field.type, privacy) for field in fields}
+    first = 0
+    for batch in rows.batches(list(fitters)) if fitters else ():
+        for fitter, cells in zip(fitters.values(), batch.columns, strict=True):
+            fitter.observe(cells, first)
+        first += batch.num_rows
+    return {name: fitter.finish() for name, fitter in fitters.items()}
+
+
+def _value(name: str, raw: Any, schema: TableSchema, where: str) -> Any:
+    _check_known([name], schema, where)
     column, kind = schema.column(name), schema.arrow.field(name).type
     if column.kind in (Kind.TEXT, Kind.NESTED, Kind.IDENTIFIER):
         raise SpecError(
-            f"given: column {name!r} is of kind {column.kind.value} and cannot be given",
+            f"{where}: column {name!r} is of kind {column.kind.value} and cannot be given",
             hint="give a number, category, boolean or date column",
         )
     stringlike = pa.types.is_string(_values_of(kind)) or pa.types.is_large_string(_values_of(kind))
     if raw is None or (isinstance(raw, str) and not stringlike and raw.strip().lower() in {"", "null"}):
         if not column.nullable:
-            raise SpecError(f"given: column {name!r} has no nulls", hint="give a value")
+            raise SpecError(f"{where}: column {name!r} has no nulls", hint="give a value")
         return None
     try:
         return _parse(raw, _values_of(kind))
     except (ValueError, TypeError, ArithmeticError, pa.ArrowException):
         raise SpecError(
-            f"given: the value for column {name!r} is not of its type, {kind}",
+            f"{where}: the value for column {name!r} is not of its type, {kind}",
             hint=f"write a value of type {kind}",
         ) from None
 

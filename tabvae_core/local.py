@@ -45,13 +45,19 @@ __all__ = [
     "FitSummary",
     "SampleSummary",
     "TraversalSummary",
+    "check_apart",
+    "check_out",
+    "checked_source",
     "compare_table",
     "encode_table",
     "evaluate_tables",
     "fit_table",
+    "fitted",
     "interpolate_rows",
     "partial_spec",
+    "report_page",
     "sample_model",
+    "save_model",
     "synthesize",
     "traverse_axes",
 ]
@@ -148,8 +154,8 @@ def fit_table(spec: RefreshSpec, folder: str, *, progress: Progress = silent) ->
     place = _local_folder(folder)
     _check_model_folder(str(place))
     with _beside(str(place)) as staged:
-        synthesizer = _fitted(spec, progress, staged / "checkpoint", folder)
-        _save(synthesizer, staged / "bundle", folder)
+        synthesizer = fitted(spec, progress, staged / "checkpoint", folder)
+        save_model(synthesizer, staged / "bundle", folder)
         _replace_folder(staged / "bundle", place)
     return FitSummary(
         model=folder,
@@ -179,10 +185,10 @@ def synthesize(
     """
     from tabvae_core.steps import open_source
 
-    _check_out(out, open_source(spec).schema, spec.source.uri, endpoint_url)
+    check_out(out, open_source(spec).schema, spec.source.uri, endpoint_url)
     with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
-        synthesizer = _fitted(spec, progress, Path(folder) / "checkpoint", tempfile.gettempdir())
-        _save(synthesizer, Path(folder) / "bundle", tempfile.gettempdir())
+        synthesizer = fitted(spec, progress, Path(folder) / "checkpoint", tempfile.gettempdir())
+        save_model(synthesizer, Path(folder) / "bundle", tempfile.gettempdir())
         rows = spec.sample.rows or synthesizer.schema.rows
         return _draw(Path(folder) / "bundle", out, spec, rows, endpoint_url, progress)
 
@@ -218,11 +224,12 @@ def sample_model(
     if given_table is not None:
         from tabvae_core.lake import ParquetSource
 
-        if spec.sample.given:
+        if spec.sample.given or spec.sample.balance is not None:
+            what = "given values" if spec.sample.given else "balanced classes"
             raise SpecError(
-                "a given table and given values exclude each other", hint="make the value a column of the given table"
+                f"a given table and {what} exclude each other", hint="make the value a column of the given table"
             )
-        _check_apart(out, given_table)
+        check_apart(out, given_table)
         given = ParquetSource(given_table, storage=StorageSpec(endpoint_url=endpoint_url))
         rows = given.num_rows if rows is None else rows
     if rows is None:
@@ -236,6 +243,7 @@ def evaluate_tables(
     *,
     holdout: str | None = None,
     target_column: str | None = None,
+    balanced: str | None = None,
     html: str | None = None,
     storage: StorageSpec | None = None,
     progress: Progress = silent,
@@ -248,12 +256,14 @@ def evaluate_tables(
         holdout: Real rows that were not learned; without them `real` is halved, and one half takes their
             place.
         target_column: Column to predict when usefulness is measured.
+        balanced: Column whose classes the synthetic table holds in chosen numbers: rows are compared at equal shares.
         html: Where to write the report.
         storage: Access to the tables.
         progress: Told of every part.
 
     Raises:
         DataError: A table is missing or empty, or the columns differ.
+        SpecError: There is no column of the name `balanced`.
 
     """
     from tabvae_core.evaluation import evaluate, render_report
@@ -274,6 +284,8 @@ def evaluate_tables(
         train, kept = source, ParquetSource(holdout, storage=storage)
     _check_same_columns(source.schema, drawn.schema, synthetic)
     _check_same_columns(source.schema, kept.schema, holdout or real)
+    if balanced is not None and balanced not in drawn.schema.names:
+        raise SpecError(f"there is no column {balanced!r} to balance", hint=f"columns: {', '.join(drawn.schema.names)}")
     left_out = [name for name in source.schema.names if name not in drawn.schema.names]
     overrides = {name: ColumnOverride(unlearnable="drop") for name in left_out}
     schema = infer_schema(
@@ -284,15 +296,16 @@ def evaluate_tables(
     )
     most = measured_rows(len(source.schema))
     tables = [collect(table, max_rows=most) for table in (kept, drawn, train)]
-    evaluation = evaluate(tables[0], tables[1], schema, train=tables[2], target_column=target_column, progress=progress)
+    evaluation = evaluate(
+        tables[0], tables[1], schema, train=tables[2], target_column=target_column, balanced=balanced,
+        progress=progress,
+    )  # fmt: skip
     if html is not None:
-        with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
-            page = Path(folder) / "report.html"
+        with report_page(html, storage) as page:
             render_report(
                 evaluation, tables[0], tables[1], schema, title=Path(synthetic).name or synthetic,
                 subtitle=f"measured against {store.safe_uri(holdout or real)}", path=page,
             )  # fmt: skip
-            store.copy_file(str(page), html, target_storage=storage)
     return evaluation
 
 
@@ -428,7 +441,7 @@ def _space_and_table(
     from tabvae_core.lake import ParquetSource
     from tabvae_core.latent import latent_space
 
-    _check_apart(out, table)
+    check_apart(out, table)
     space = latent_space(_local_folder(folder), member)
     return space, ParquetSource(table, storage=StorageSpec(endpoint_url=endpoint_url))
 
@@ -497,6 +510,15 @@ def _check_file(place: str, storage: StorageSpec | None) -> None:
     store.check_writable(os.path.dirname(place) or ".", storage)
 
 
+@contextmanager
+def report_page(uri: str, storage: StorageSpec | None) -> Iterator[Path]:
+    """Lend a file that is copied to its place when the block ends without an exception."""
+    with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
+        page = Path(folder) / "report.html"
+        yield page
+        store.copy_file(str(page), uri, target_storage=storage)
+
+
 def _local_folder(folder: str) -> Path:
     place = local_path(folder)
     if place is None:
@@ -504,21 +526,30 @@ def _local_folder(folder: str) -> Path:
     return place
 
 
-def _fitted(spec: RefreshSpec, progress: Progress, checkpoint: Path, place: str) -> Synthesizer:
-    """Learn a whole table; `place` names the disk of the checkpoint in errors."""
-    from tabvae_core.steps import check_columns, check_names, check_size, learn, open_source
+def checked_source(spec: RefreshSpec, *, split: bool) -> ParquetSource:
+    """Open a source of which the spec names existing columns, and of which there are enough rows."""
+    from tabvae_core.steps import check_columns, check_names, check_size, open_source
 
     source = open_source(spec)
     check_columns(spec, source.schema)
     check_names(spec, source.schema)
-    check_size(spec, source, split=False)
+    check_size(spec, source, split=split)
+    return source
+
+
+def fitted(spec: RefreshSpec, progress: Progress, checkpoint: Path, place: str) -> Synthesizer:
+    """Learn a whole table; `place` names the disk of the checkpoint in errors."""
+    from tabvae_core.steps import learn
+
+    source = checked_source(spec, split=False)
     with store.storage_errors(place):
         synthesizer = learn(spec, source, checkpoint=checkpoint, progress=progress)
     source.verify()
     return synthesizer
 
 
-def _save(synthesizer: Synthesizer, bundle: Path, place: str) -> None:
+def save_model(synthesizer: Synthesizer, bundle: Path, place: str) -> None:
+    """Write a bundle; `place` names its disk in errors."""
     with store.storage_errors(place):
         synthesizer.save(bundle)
 
@@ -549,17 +580,17 @@ class _NothingWritten(Exception):
     """Leaves a sink without a trace."""
 
 
-def _check_out(out: str, schema: pa.Schema, source: str | None, endpoint_url: str | None) -> None:
+def check_out(out: str, schema: pa.Schema, source: str | None, endpoint_url: str | None) -> None:
     """Find out before a training of minutes what would make its output fail: a foreign folder, a read-only disk."""
     from tabvae_core.lake import ParquetSink
 
     if source is not None:
-        _check_apart(out, source)
+        check_apart(out, source)
     with suppress(_NothingWritten), ParquetSink(out, schema, StorageSpec(endpoint_url=endpoint_url)):
         raise _NothingWritten
 
 
-def _check_apart(out: str, source: str) -> None:
+def check_apart(out: str, source: str) -> None:
     """Refuse an output that would overwrite what it is made of."""
     if store.is_local(out) and store.is_local(source):
         place, origin = (os.path.realpath(store.filesystem(uri)[1]) for uri in (out, source))

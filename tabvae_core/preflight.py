@@ -157,9 +157,8 @@ def _look_at_columns(
     progress: Progress,
     check_columns: Callable[[RefreshSpec, pa.Schema], None],
 ) -> TableSchema | None:
-    from tabvae_core.given import check_learnable
     from tabvae_core.inference import infer_schema
-    from tabvae_core.steps import check_settings, check_size
+    from tabvae_core.steps import check_learnable, check_settings, check_size
 
     schema: TableSchema | None = None
     with found.looking_at("columns") as say:
@@ -182,7 +181,7 @@ def _look_at_columns(
     if schema is not None:
         with found.looking_at("settings") as say:
             check_settings(spec, schema)
-            check_learnable(spec.sample.given, source, schema, spec.privacy)
+            check_learnable(spec, source, schema, source.num_rows)
             say(f"{len(spec.rules)} rules, {len(spec.sample.given)} given values")
     return schema
 

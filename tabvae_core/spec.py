@@ -7,24 +7,36 @@ release carries. Unknown keys are refused, values are frozen, and errors between
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tabvae_core.errors import SpecError
 
 __all__ = [
+    "BalanceSpec",
     "ColumnOverride",
     "GateSpec",
     "Kind",
+    "MarginSpec",
     "ModelSpec",
     "PrivacySpec",
     "RefreshSpec",
     "SampleSpec",
+    "ScenarioSpec",
     "SourceSpec",
     "StorageSpec",
     "TargetSpec",
@@ -156,6 +168,53 @@ class ModelSpec(_Part):
     """Further options of the method."""
 
 
+def _class_names(value: Any) -> Any:
+    """Classes as text: YAML reads an unquoted 1 as a number and true as a boolean."""
+    if not isinstance(value, Mapping):
+        return value
+    return {str(key).lower() if isinstance(key, bool) else str(key): item for key, item in value.items()}
+
+
+def _at_most_whole(shares: Mapping[str, float]) -> None:
+    if sum(shares.values()) > 1 + 1e-9:
+        raise ValueError(f"shares add up to {sum(shares.values()):.6g}, and must not exceed 1")
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Shares = Annotated[dict[str, Share], BeforeValidator(_class_names)]
+
+
+class BalanceSpec(_Part):
+    """How often classes of one column occur: chosen, in place of learned."""
+
+    column: str = Field(examples=["churned"])
+    """A column of classes: a category, a boolean, or a number of few values."""
+    shares: Shares = Field(default_factory=dict, examples=[{"yes": 0.5}])
+    """Share of the rows, by class; classes left out divide the rest among themselves as they were learned."""
+    counts: Annotated[dict[str, NonNegativeInt], BeforeValidator(_class_names)] = Field(default_factory=dict)
+    """Rows, by class, in place of shares."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if bool(self.shares) == bool(self.counts):
+            raise ValueError("must have shares or counts of some classes, one of both")
+        _at_most_whole(self.shares)
+        return self
+
+    def check_rows(self, rows: int) -> None:
+        """Hold the counts against the rows of the table.
+
+        Raises:
+            SpecError: They are more.
+
+        """
+        if (total := sum(self.counts.values())) > rows:
+            raise SpecError(
+                f"sample.balance.counts add up to {total:,} rows, however {rows:,} are drawn",
+                hint="raise sample.rows (--rows N), or lower the counts",
+            )
+
+
 class SampleSpec(_Part):
     """The synthetic table."""
 
@@ -169,8 +228,51 @@ class SampleSpec(_Part):
     """Rows of each Parquet file at most."""
     given: dict[str, Scalar] = Field(default_factory=dict)
     """Values fixed for every row; the other columns are drawn conditionally on them."""
+    balance: BalanceSpec | None = None
+    """Classes of one column in chosen numbers; the other columns are drawn conditionally on them."""
     max_tries: int = Field(default=100, ge=1)
     """Draws for each wanted row, on average, before a rule is called impossible."""
+
+    @model_validator(mode="after")
+    def _given_or_balanced(self) -> Self:
+        if self.given and self.balance is not None:
+            raise ValueError("given and balance exclude each other: how often classes occur is known over all rows")
+        return self
+
+
+class MarginSpec(_Part):
+    """What a scenario changes about the distribution of one column."""
+
+    scale: float | None = Field(default=None, allow_inf_nan=False, examples=[1.1])
+    """Factor on every value of a number."""
+    shift: float | None = Field(default=None, allow_inf_nan=False, examples=[500])
+    """Added to every value of a number, after `scale`."""
+    shares: Shares = Field(default_factory=dict, examples=[{"north": 0.4, "south": 0.6}])
+    """Share of the rows, by class; classes left out keep their proportions among themselves."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if bool(self.shares) == (self.scale is not None or self.shift is not None):
+            raise ValueError("must have scale and shift of a number, or shares of classes")
+        _at_most_whole(self.shares)
+        return self
+
+
+class ScenarioSpec(_Part):
+    """A table that might be: some columns are changed, and the others follow as they were learned to."""
+
+    given: dict[str, Scalar] = Field(default_factory=dict)
+    """Values fixed for every row."""
+    margins: dict[str, MarginSpec] = Field(default_factory=dict)
+    """Distributions that change, by column."""
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.given and not self.margins:
+            raise ValueError("must have given or margins, or it is no other than the base")
+        if both := sorted(set(self.given) & set(self.margins)):
+            raise ValueError(f"given and margins both name {', '.join(both)}")
+        return self
 
 
 class GateSpec(_Part):
@@ -224,6 +326,10 @@ class RefreshSpec(_Part):
     """Conditions that every synthetic row satisfies (a null makes a condition true, as in SQL's CHECK)."""
     target_column: str | None = None
     """Column to predict when usefulness is measured."""
+    scenarios: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")], ScenarioSpec] = Field(
+        default_factory=dict
+    )
+    """Tables that might be, by name, for `tabvae simulate`; a refresh makes none of them."""
     model: ModelSpec = ModelSpec()
     """The synthesizer."""
     sample: SampleSpec = SampleSpec()
@@ -233,6 +339,13 @@ class RefreshSpec(_Part):
     privacy: PrivacySpec = PrivacySpec()
     """What the model must not hold."""
 
+    @field_validator("scenarios")
+    @classmethod
+    def _scenarios(cls, value: dict[str, ScenarioSpec]) -> dict[str, ScenarioSpec]:
+        if "base" in value:
+            raise ValueError("no scenario may be named 'base': it is the table that the others are compared with")
+        return value
+
     @model_validator(mode="after")
     def _between_fields(self) -> Self:
         if _same_place(self.source.uri, self.target.uri):
@@ -241,7 +354,13 @@ class RefreshSpec(_Part):
             raise ValueError("workspace.uri must not lie in source.uri: tables drawn there would become its own source")
         if self.source.columns is not None:
             known = set(self.source.columns)
-            for where, names in (("columns", self.columns), ("sample.given", self.sample.given)):
+            named: list[tuple[str, Iterable[str]]] = [
+                ("columns", self.columns),
+                ("sample.given", self.sample.given),
+                ("sample.balance", [self.sample.balance.column] if self.sample.balance else []),
+                ("scenarios", [name for one in self.scenarios.values() for name in (*one.given, *one.margins)]),
+            ]
+            for where, names in named:
                 if unknown := sorted(set(names) - known):
                     raise ValueError(f"{where} names columns that source.columns leaves out: {', '.join(unknown)}")
             if self.target_column is not None and self.target_column not in known:

@@ -37,17 +37,20 @@ from tabvae_core.references import (
     ValidationRef,
 )
 from tabvae_core.schema import ColumnSchema, TableSchema, schema_fingerprint, type_name
-from tabvae_core.spec import Kind, RefreshSpec
-from tabvae_core.tables import Part, RowSplit, TableSource, collect
+from tabvae_core.spec import BalanceSpec, Kind, RefreshSpec
+from tabvae_core.tables import InMemoryTable, Part, RowSplit, TableSource, collect
 from tabvae_core.workspace import Run, run_id_of
 
 __all__ = [
     "Proof",
     "check_columns",
+    "check_conditions",
+    "check_learnable",
     "check_method",
     "check_names",
     "check_settings",
     "check_size",
+    "codecs_of",
     "decisions",
     "draw",
     "evaluate",
@@ -67,6 +70,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tabvae_core.codecs.table import TableCodec
+    from tabvae_core.evaluation import Augmentation
+    from tabvae_core.sampling import TableSink
     from tabvae_core.synthesizers.base import Synthesizer
 
 R = TypeVar("R")
@@ -76,6 +81,8 @@ _log = logging.getLogger(__name__)
 _LEAST_MATCHING = 10
 _REFERENCE_ROWS = 200_000
 """Rows of each side of the split behind a column's reference distribution and its floor."""
+_MOST_AUGMENTED = 0.9
+"""Share of a class to which training rows are brought at most, where a table is of that class alone."""
 _MEASURED_ROWS = 1_000_000
 _LEAST_MEASURED_ROWS = 20_000
 _MEASURED_CELLS = 40_000_000
@@ -193,7 +200,7 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
     writing = store.storage_errors(run.place("checkpoint"))
     with _pinned(spec, snapshot) as source, run.checkpoint() as checkpoint, writing:
         rows = RowSplit(source, "train", holdout=spec.gates.holdout, seed=spec.model.seed)
-        synthesizer = learn(spec, rows, checkpoint=checkpoint, progress=progress)
+        synthesizer = learn(spec, rows, drawn=snapshot.rows, checkpoint=checkpoint, progress=progress)
     with run.output("model") as folder:
         with store.storage_errors(str(folder)):
             synthesizer.save(folder)
@@ -212,13 +219,19 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
 
 
 def learn(
-    spec: RefreshSpec, rows: TableSource, *, checkpoint: Path | None = None, progress: Progress = silent
+    spec: RefreshSpec,
+    rows: TableSource,
+    *,
+    drawn: int | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress = silent,
 ) -> Synthesizer:
     """Infer the schema of rows, check the spec against it, and learn them.
 
     Args:
-        spec: Columns, rules, given values, model, privacy.
+        spec: Columns, rules, given values, classes, model, privacy.
         rows: The training rows.
+        drawn: Rows that will be drawn where the spec does not say; as many as are learned, where left out.
         checkpoint: Folder for checkpoints.
         progress: Told of every epoch.
 
@@ -227,7 +240,6 @@ def learn(
         SpecError: A column, rule or given value of the spec does not fit the table.
 
     """
-    from tabvae_core.given import check_learnable
     from tabvae_core.inference import infer_schema
     from tabvae_core.synthesizers import registry
 
@@ -237,16 +249,36 @@ def learn(
         rows, overrides=spec.columns, unlearnable=spec.unlearnable, privacy=spec.privacy, progress=progress
     )
     check_settings(spec, schema)
-    check_learnable(spec.sample.given, rows, schema, spec.privacy)
+    check_learnable(spec, rows, schema, rows.num_rows if drawn is None else drawn)
     for line in decisions(schema):
         _log.info("%s", line)
     return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
 
 
+def check_learnable(spec: RefreshSpec, rows: TableSource, schema: TableSchema, drawn: int) -> None:
+    """Refuse classes that a model of these rows will not know, in one pass over their columns.
+
+    Args:
+        spec: Given values, balance, scenarios.
+        rows: The training rows.
+        schema: Their schema.
+        drawn: Rows that will be drawn where the spec does not say.
+
+    Raises:
+        SpecError: Names the column.
+
+    """
+    from tabvae_core.conditions import check_classes, class_columns
+    from tabvae_core.given import column_codecs
+
+    codecs = column_codecs(class_columns(spec, schema), rows, schema, spec.privacy)
+    check_classes(spec, codecs, schema, spec.sample.rows or drawn)
+
+
 def draw(
     spec: RefreshSpec,
     schema: TableSchema,
-    sink: ParquetSink,
+    sink: TableSink,
     bundle: Path,
     rows: int,
     *,
@@ -261,7 +293,7 @@ def draw(
         sink: Takes the rows.
         bundle: Local folder of the model.
         rows: Rows wanted.
-        given: Table whose cells are kept and whose nulls are filled, in place of `sample.given`.
+        given: Table whose cells are kept and whose nulls are filled, in place of `sample.given` and `sample.balance`.
         progress: Told of every block.
 
     Raises:
@@ -270,15 +302,19 @@ def draw(
         SpecError: A given value, column or rule does not fit the columns.
 
     """
+    from tabvae_core.balance import class_rows
     from tabvae_core.given import given_values
     from tabvae_core.rules import bounds_of
     from tabvae_core.sampling import sample_to
     from tabvae_core.synthesizers.registry import load_bundle
 
     check_settings(spec, schema)
-    model = load_bundle(bundle)
-    if spec.sample.given or given is not None:
-        _check_conditions(type(model))
+    model, balance = load_bundle(bundle), spec.sample.balance
+    if spec.sample.given or balance is not None or given is not None:
+        check_conditions(type(model), "given" if balance is None else "sample.balance")
+    if balance is not None and given is None:
+        codec = codecs_of(bundle).codec_of(balance.column)
+        given = InMemoryTable(class_rows(balance, codec, schema, rows).table(spec.sample.seed))
     sample_to(
         sink,
         model,
@@ -333,17 +369,23 @@ def validate(
     if (done := run.record("validate", ValidationRef)) is not None:
         return _skipped("validate", done, progress)
     from tabvae_core import gates
+    from tabvae_core.evaluation import reweighted
 
     progress(ProgressEvent("validate", 0, message="schema, ranges, rules, distributions"))
     schema = _schema_of(run)
     train, holdout = (_measured(spec, snapshot, part, _REFERENCE_ROWS) for part in _PARTS)
+    drawn = ParquetSource(table.uri, storage=run.storage)
+    if spec.sample.balance is not None:
+        column = schema.column(spec.sample.balance.column)
+        classes = pa.Table.from_batches(drawn.batches([column.name]))
+        train, holdout = (reweighted(part, classes, column, spec.sample.seed) for part in (train, holdout))
     references = gates.reference_histograms(holdout, schema)
     floors = gates.floors_of(references, train)
     with run.local("model") as bundle:
-        codecs = _codecs(bundle)
+        codecs = codecs_of(bundle)
     with run.output("docs") as folder:
         results = gates.validate(
-            ParquetSource(table.uri, storage=run.storage),
+            drawn,
             schema,
             spec.rules,
             rows=spec.sample.rows or snapshot.rows,
@@ -382,12 +424,14 @@ def evaluate(
     from tabvae_core import evaluation, gates
 
     progress(ProgressEvent("evaluate", 0, message="against held-out rows"))
-    proof = proof_of(spec, snapshot, table)
+    proof, balance = proof_of(spec, snapshot, table), spec.sample.balance
     with run.output("report") as folder:
         figures = evaluation.evaluate(
             proof.holdout, proof.synthetic, proof.schema, train=proof.train, target_column=spec.target_column,
-            progress=progress,
+            balanced=balance.column if balance else None, progress=progress,
         )  # fmt: skip
+        if balance is not None:
+            figures = figures.model_copy(update={"augmentation": _gain(balance, proof, progress)})
         results = gates.gate_metrics(figures.metrics, figures.columns, spec.gates, rows=figures.rows)
         evaluation.render_report(
             figures,
@@ -442,6 +486,28 @@ def proof_of(spec: RefreshSpec, snapshot: SnapshotRef, table: TableRef) -> Proof
     most = measured_rows(len(schema.columns))
     train, holdout = (_measured(spec, snapshot, part, most) for part in _PARTS)
     return Proof(schema, train, holdout, collect(ParquetSource(table.uri, storage=run.storage), max_rows=most))
+
+
+def _gain(balance: BalanceSpec, proof: Proof, progress: Progress) -> Augmentation | None:
+    """What the class that was made more frequent than any other gains a classifier; None where none was."""
+    from tabvae_core.evaluation.augmentation import augmentation, of_class
+    from tabvae_core.given import given_values
+
+    raised = []
+    for name in (*balance.shares, *balance.counts):
+        value = given_values({balance.column: name}, proof.schema)[balance.column]
+        real, drawn = (float(of_class(table, balance.column, value).mean()) for table in (proof.train, proof.synthetic))
+        raised += [(drawn / real, drawn, value)] if drawn > real > 0 else []
+    if not raised:
+        return None
+    _, share, value = max(raised, key=lambda one: one[0])
+    gain = augmentation(
+        proof.train, proof.holdout, proof.synthetic, proof.schema,
+        column=balance.column, value=value, share=min(share, _MOST_AUGMENTED), seed=0, progress=progress,
+    )  # fmt: skip
+    if gain is not None:
+        _log.info("%s", gain.sentence)
+    return gain
 
 
 def publish(
@@ -541,7 +607,7 @@ def check_columns(spec: RefreshSpec, schema: pa.Schema) -> None:
 
 
 def check_size(spec: RefreshSpec, source: ParquetSource, *, split: bool = True) -> None:
-    """Refuse a source that is too small to be learned, or to be split.
+    """Refuse a source that is too small to be learned or split, or for the rows that are asked for of some classes.
 
     Args:
         spec: The refresh.
@@ -550,6 +616,7 @@ def check_size(spec: RefreshSpec, source: ParquetSource, *, split: bool = True) 
 
     Raises:
         DataError: There is no row, too few to learn from, or none on the held-out side of the split.
+        SpecError: `sample.balance.counts` are more than the rows to draw.
 
     """
     from tabvae_core.inference import MIN_ROWS
@@ -571,13 +638,15 @@ def check_size(spec: RefreshSpec, source: ParquetSource, *, split: bool = True) 
             f"{where} has {rows} rows{filtered}, of which none falls to the held-out {spec.gates.holdout:.0%}",
             hint="raise gates.holdout, or use a larger table",
         )
+    if spec.sample.balance is not None:
+        spec.sample.balance.check_rows(spec.sample.rows or rows)
 
 
 def check_method(spec: RefreshSpec) -> None:
     """Find out whether the method can do what the spec asks of it, before a row is read.
 
     Raises:
-        SpecError: No such method, option or device, or a method that cannot fix given values.
+        SpecError: No such method, option or device, or a method that cannot fix given values or classes.
 
     """
     from tabvae_core.synthesizers import registry
@@ -586,14 +655,21 @@ def check_method(spec: RefreshSpec) -> None:
     kind = registry.find(spec.model.method)
     registry.create(spec.model.method, spec.model, spec.privacy)
     choose_device(spec.model.device)
-    if spec.sample.given:
-        _check_conditions(kind)
+    if spec.sample.given or spec.sample.balance is not None:
+        check_conditions(kind, "given" if spec.sample.given else "sample.balance")
 
 
-def _check_conditions(kind: type[Synthesizer]) -> None:
+def check_conditions(kind: type[Synthesizer], where: str) -> None:
+    """Refuse a method that cannot fix values of columns; `where` is the place in the spec that asks for it.
+
+    Raises:
+        SpecError: It cannot.
+
+    """
     if not kind.conditions:
         raise SpecError(
-            f"given: method {kind.method!r} cannot fix values of columns", hint="use method vae, or leave `given` out"
+            f"{where}: method {kind.method!r} cannot fix values of columns",
+            hint=f"use method vae, or leave `{where}` out",
         )
 
 
@@ -601,14 +677,16 @@ def check_names(spec: RefreshSpec, schema: pa.Schema) -> None:
     """Compare the columns that a spec names with those of its source: what is known before a row is read.
 
     Raises:
-        SpecError: `columns`, `target_column`, `sample.given` or a rule names none of them, or a rule does not fit.
+        SpecError: `columns`, `target_column`, `sample`, `scenarios` or a rule names none of them, or a rule does not
+            fit.
 
     """
+    from tabvae_core.conditions import named_columns
     from tabvae_core.rules import as_rules
 
     named = [("columns", name) for name in spec.columns]
     named += [("target_column", spec.target_column)] if spec.target_column is not None else []
-    named += [("sample.given", name) for name in spec.sample.given]
+    named += named_columns(spec)
     for where, name in named:
         if name not in schema.names:
             close = difflib.get_close_matches(name, schema.names, n=1)
@@ -624,22 +702,23 @@ def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
     """Compare everything in a spec that depends on what the columns mean with what was found out about them.
 
     Raises:
-        SpecError: `columns`, `rules`, `sample.given` or `target_column` do not fit.
+        SpecError: `columns`, `rules`, `sample`, `scenarios` or `target_column` do not fit.
         ImpossibleRule: Rules exclude each other.
 
     """
-    from tabvae_core.given import given_values
+    from tabvae_core.conditions import check_values, named_columns
     from tabvae_core.rules import bounds_of, check_rules
 
     known = [column.name for column in schema.columns]
     named = [("columns", name) for name in spec.columns]
     named += [("target_column", spec.target_column)] if spec.target_column is not None else []
+    named += named_columns(spec)
     for where, name in named:
         if name not in known:
             raise SpecError(f"{where} names {name!r}, which is no column", hint=f"columns: {', '.join(known)}")
     check_rules(spec.rules, schema)
     bounds_of(spec.rules, schema, spec.columns)
-    given_values(spec.sample.given, schema)
+    check_values(spec, schema)
 
 
 def decisions(schema: TableSchema) -> list[str]:
@@ -707,7 +786,7 @@ def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part, max_rows: in
     return table
 
 
-def _codecs(bundle: Path) -> TableCodec:
+def codecs_of(bundle: Path) -> TableCodec:
     """Read the codecs of a bundle alone: what the model knows of each column."""
     from tabvae_core.bundle import read_bundle
     from tabvae_core.codecs.table import TableCodec

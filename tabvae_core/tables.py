@@ -21,6 +21,7 @@ __all__ = [
     "as_source",
     "collect",
     "filter_rows",
+    "resampled_rows",
     "row_hash",
     "take_rows",
 ]
@@ -106,6 +107,28 @@ def take_rows(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
         return table.take(chosen)
     except pa.ArrowNotImplementedError:
         return pa.Table.from_arrays(_plainly(table, lambda cells: cells.take(chosen)), schema=table.schema)
+
+
+def resampled_rows(
+    weights: npt.NDArray[np.float64], strata: npt.NDArray[np.int64], rows: int, seed: int
+) -> npt.NDArray[np.int64]:
+    """Choose rows in proportion to weights by systematic resampling (Kitagawa, 1996).
+
+    Args:
+        weights: Not negative, not all zero, shape (n,).
+        strata: Group of each row, shape (n,): each group is met to within a row.
+        rows: Rows wanted.
+        seed: Decides which rows of a group.
+
+    Returns:
+        Row numbers, ascending, shape (rows,); a row is there as often as its weight says, to within one.
+
+    """
+    order = np.lexsort((row_hash(np.arange(len(weights), dtype=np.uint64), seed), strata))
+    reach = np.cumsum(weights[order])
+    places = (np.arange(rows) + 0.5) / max(rows, 1) * reach[-1]
+    chosen: npt.NDArray[np.int64] = np.sort(order[np.searchsorted(reach, places)])
+    return chosen
 
 
 def _plainly(data: pa.Table | pa.RecordBatch, choose: Callable[[pa.Array], pa.Array]) -> list[pa.Array]:

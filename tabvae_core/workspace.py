@@ -29,7 +29,7 @@ __all__ = ["Run", "code_version", "local_path", "run_id_of"]
 
 R = TypeVar("R", bound=BaseModel)
 
-_NOT_IN_RUN_ID = (("workspace",), ("sample", "shards"), ("source", "storage"), ("target", "storage"))
+_NOT_IN_RUN_ID = (("workspace",), ("sample", "shards"), ("source", "storage"), ("target", "storage"), ("scenarios",))
 """Parts of a spec that do not change the result."""
 
 

@@ -52,6 +52,10 @@ Given = Annotated[
     list[str] | None,
     typer.Option("--given", metavar="COLUMN=VALUE", help="Fix a column's value in every row. Repeatable."),
 ]
+Balance = Annotated[
+    list[str] | None,
+    typer.Option("--balance", metavar="COLUMN:VALUE=SHARE", help="Share, or rows, of a class. Repeatable."),
+]
 SpecFile = Annotated[
     Path | None,
     typer.Option("--spec", metavar="F", help="Spec for columns, rules, model, sample, privacy; may be partial."),
@@ -188,6 +192,7 @@ def synthesize(
     seed: Seed = None,
     max_seconds: Seconds = None,
     given: Given = None,
+    balance: Balance = None,
     spec: SpecFile = None,
     shards: Shards = None,
     endpoint_url: Endpoint = None,
@@ -200,7 +205,7 @@ def synthesize(
     from tabvae_core.local import synthesize as run_synthesize
 
     model = {"method": method, "seed": seed, "max_seconds": max_seconds}
-    draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given)}
+    draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given), "balance": _balance(balance)}
     loaded = _partial(table, spec, endpoint_url, model=model, sample=draw)
     with watching() as progress:
         made = run_synthesize(loaded, out, endpoint_url=endpoint_url, progress=progress)
@@ -243,6 +248,7 @@ def sample(
     rows: Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Rows to draw.")] = None,
     seed: Seed = None,
     given: Given = None,
+    balance: Balance = None,
     given_table: Annotated[
         str | None,
         typer.Option(
@@ -262,7 +268,7 @@ def sample(
     """
     from tabvae_core.local import sample_model
 
-    draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given)}
+    draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given), "balance": _balance(balance)}
     loaded = _partial(model_dir, spec, None, sample=draw)
     with watching() as progress:
         made = sample_model(
@@ -292,6 +298,10 @@ def evaluate(
         str | None,
         typer.Option("--target", metavar="COLUMN", help="Column to predict when usefulness is measured."),
     ] = None,
+    balanced: Annotated[
+        str | None,
+        typer.Option("--balanced", metavar="COLUMN", help="Its classes were balanced: compare at equal shares."),
+    ] = None,
     endpoint_url: Endpoint = None,
 ) -> None:
     """Measure a synthetic table against real rows.
@@ -303,8 +313,8 @@ def evaluate(
 
     with watching() as progress:
         result = evaluate_tables(
-            real, synthetic, holdout=holdout, target_column=target, html=html, storage=_storage(endpoint_url),
-            progress=progress,
+            real, synthetic, holdout=holdout, target_column=target, balanced=balanced, html=html,
+            storage=_storage(endpoint_url), progress=progress,
         )  # fmt: skip
     if json_file == "-":
         _print_json(result.model_dump(mode="json"))
@@ -454,6 +464,96 @@ def compare(
     if found.interrupted:
         notice("interrupted: what was measured until then is kept")
         raise SystemExit(INTERRUPTED)
+
+
+@app.command(
+    epilog=_example(
+        "tabvae augment customers.parquet more.parquet --column churned --value yes",
+        "tabvae augment s3://lake/customers/ more/ --column churned --value yes --share 0.3 --html report.html",
+    )
+)
+def augment(
+    table: Table,
+    out: Out,
+    column: Annotated[str, typer.Option("--column", metavar="COLUMN", help="Column of the classes.")],
+    value: Annotated[str, typer.Option("--value", metavar="VALUE", help="The rare class.")],
+    share: Annotated[
+        float,
+        typer.Option("--share", metavar="S", min=0.001, max=0.999, help="Share of the class, OUT added to TABLE."),
+    ] = 0.5,
+    method: Method = None,
+    seed: Seed = None,
+    max_seconds: Seconds = None,
+    html: Annotated[str | None, typer.Option("--html", metavar="F", help="Write a report to F.")] = None,
+    spec: SpecFile = None,
+    shards: Shards = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Draw rows of a rare class, and measure what they gain.
+
+    A fifth of TABLE (gates.holdout) is held out, and the rest learned. OUT gets rows of the class to append to TABLE.
+    Classifiers of real rows, with these rows, and with rows by SMOTE are tested on the held-out rows.
+    """
+    from tabvae_core.augment import augment_table
+
+    model = {"method": method, "seed": seed, "max_seconds": max_seconds}
+    loaded = _partial(table, spec, endpoint_url, model=model, sample={"seed": seed, "shards": shards})
+    with watching() as progress:
+        made = augment_table(
+            loaded, out, column=column, value=value, share=share, html=html, endpoint_url=endpoint_url,
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        _print_json(made.model_dump(mode="json"))
+        return
+    print_table(made.gain.table())
+    print(made.gain.sentence)
+    for place in filter(None, (out, html)):
+        print(f"wrote {place}")
+
+
+@app.command(
+    epilog=_example(
+        "tabvae simulate model/ scenarios/ --spec scenarios.yaml",
+        "tabvae simulate customers.parquet scenarios/ --spec scenarios.yaml --scenario downturn",
+    )
+)
+def simulate(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Folder that `tabvae fit` wrote, or a Parquet table to learn.")
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the tables: a path or URL.")],
+    spec: Annotated[Path, typer.Option("--spec", metavar="F", help="Spec with `scenarios`; may be partial.")],
+    scenario: Annotated[
+        list[str] | None, typer.Option("--scenario", metavar="NAME", help="Only this scenario. Repeatable.")
+    ] = None,
+    rows: Rows = None,
+    method: Method = None,
+    seed: Seed = None,
+    max_seconds: Seconds = None,
+    shards: Shards = None,
+    endpoint_url: Endpoint = None,
+    as_json: Json = False,
+) -> None:
+    """Draw tables of scenarios, and compare them.
+
+    OUT gets base.parquet, a table for each scenario, and what they change as differences.html and differences.json.
+    """
+    from tabvae_core.simulate import simulate as run_simulate
+
+    model = {"method": method, "seed": seed, "max_seconds": max_seconds}
+    draw = {"rows": rows, "seed": seed, "shards": shards}
+    loaded = _partial(source, spec, endpoint_url, model=model, sample=draw)
+    with watching() as progress:
+        made = run_simulate(
+            loaded, source, out, names=tuple(scenario or ()), endpoint_url=endpoint_url, progress=progress
+        )
+    if as_json:
+        _print_json(made.model_dump(mode="json"))
+        return
+    print_table([figure.cells() for figure in made.differences.figures])
+    print(f"wrote {', '.join(made.files)}: {out}")
 
 
 @app.command(epilog=_example("tabvae releases s3://lake/synthetic/customers"))
@@ -617,6 +717,12 @@ def _row_numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise SpecError(f"--rows must be two row numbers, however: {text!r}", hint="for example --rows 3,17") from None
+
+
+def _balance(options: list[str] | None) -> dict[str, Any] | None:
+    from tabvae_core.balance import split_balance
+
+    return split_balance(options) if options else None
 
 
 def _partial(table: str, file: Path | None, endpoint_url: str | None, **parts: dict[str, Any]) -> RefreshSpec:

@@ -142,6 +142,14 @@ class Codec(ABC):
         """Whether every cell may be given as a condition."""
         return bool(self.known(array).all())
 
+    def classes(self) -> tuple[pa.Array, npt.NDArray[np.float64]] | None:
+        """Values that a column of classes holds and the training rows of each, (k,) both, in one order.
+
+        Nulls and categories too rare to be learned are no classes. None where the column is not one of classes: a
+        measure, a key, a text, a constant.
+        """
+        return None
+
     def notes(self) -> tuple[str, ...]:
         """Decisions that a user should know of, such as rare categories left out; no cell of real data."""
         return ()

@@ -172,6 +172,10 @@ class CategoryCodec(Codec):
         null = cells.is_null().to_numpy(zero_copy_only=False)
         return np.asarray(np.where(null, self.nulls > 0, known), dtype=np.bool_)
 
+    def classes(self) -> tuple[pa.Array, npt.NDArray[np.float64]] | None:
+        """The categories."""
+        return self.categories, self.counts
+
     def notes(self) -> tuple[str, ...]:
         """Say how many rows held categories that were too rare."""
         if not self.rare:

@@ -78,6 +78,15 @@ class NumberCodec(Codec):
         """Token of null."""
         return self.table.null_token if self.slots and self.table.has_null else None
 
+    def classes(self) -> tuple[pa.Array, npt.NDArray[np.float64]] | None:
+        """The values of a number that has few of them."""
+        if self.table.n_levels or not self.slots:
+            return None
+        first = self.table.n_tokens - len(self.table.spikes)
+        tokens = np.arange(first, self.table.n_tokens)
+        values = from_ordinal(*self.table.decode(tokens, np.zeros(len(tokens))), base_type(self.arrow_type))
+        return values, self.table.counts[first:]
+
     def log_prior(self) -> list[npt.NDArray[np.float32] | None]:
         """Log frequencies of levels, null and spikes."""
         return [prior_of(self.table, draw_null=self.draw_null)] if self.slots else []

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from tabvae_core.evaluation.augmentation import augmentation
+from tabvae_core.evaluation.classes import reweighted
+from tabvae_core.evaluation.differences import Differences, differences, render_differences
 from tabvae_core.evaluation.evaluate import evaluate
 from tabvae_core.evaluation.report import render_report
-from tabvae_core.evaluation.result import ColumnEvaluation, Evaluation, Metric
+from tabvae_core.evaluation.result import Augmentation, ColumnEvaluation, Evaluation, Metric
 
-__all__ = ["ColumnEvaluation", "Evaluation", "Metric", "evaluate", "render_report"]
+__all__ = [
+    "Augmentation",
+    "ColumnEvaluation",
+    "Differences",
+    "Evaluation",
+    "Metric",
+    "augmentation",
+    "differences",
+    "evaluate",
+    "render_differences",
+    "render_report",
+    "reweighted",
+]

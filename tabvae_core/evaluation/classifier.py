@@ -38,13 +38,14 @@ class Detection:
     drops: dict[int, float]
 
 
-def trees(kind: str, *, seed: int, iterations: int) -> Any:
+def trees(kind: str, *, seed: int, iterations: int, categorical: npt.NDArray[np.bool_] | None = None) -> Any:
     """Boosted trees with fixed settings and no early stopping, so that the same rows give the same figure.
 
     Args:
         kind: "classifier" or "regressor".
         seed: Seed of the random parts.
         iterations: Boosting rounds.
+        categorical: Features that are categories, as codes below 255, shape (columns,); else codes are numbers.
 
     """
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -57,6 +58,7 @@ def trees(kind: str, *, seed: int, iterations: int) -> Any:
         max_depth=6,
         max_features=0.8,
         early_stopping=False,
+        categorical_features=categorical,
         random_state=seed,
     )
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tabvae_core.errors import DataError
 from tabvae_core.evaluation.association import association_pairs, trend
+from tabvae_core.evaluation.classes import at_equal_shares
 from tabvae_core.evaluation.classifier import Detection, column_auc, detect
 from tabvae_core.evaluation.divergence import ReferenceBins
 from tabvae_core.evaluation.kept_relations import kept_relations
@@ -49,12 +50,16 @@ class _Inputs:
     """The tables cut to the rows that are measured, and the whole ones for what needs every row."""
 
     whole: dict[Side, pa.Table]
+    compared: dict[Side, pa.Table]
+    """The whole tables, or where classes are balanced, rows of them in which these are equally frequent."""
     measured: dict[Side, pa.Table]
     view: TableView
     thin: TableView
     """The view for models: fewer rows where there are many columns."""
     schema: TableSchema
     seed: int
+    said: tuple[str, ...]
+    """How rows were chosen, where classes are balanced."""
 
     @property
     def others(self) -> tuple[Side, ...]:
@@ -69,6 +74,7 @@ def evaluate(
     *,
     train: pa.Table | None = None,
     target_column: str | None = None,
+    balanced: str | None = None,
     max_rows: int = 20_000,
     seed: int = 0,
     floors_of: Evaluation | None = None,
@@ -84,6 +90,8 @@ def evaluate(
         train: Real rows that the model learned; the same figures with them in the place of `synthetic` are
             the floor.
         target_column: Column to predict when usefulness is measured.
+        balanced: Column whose classes the synthetic table holds in chosen numbers: rows of all tables are chosen so
+            that its classes are equally frequent (`classes.at_equal_shares`). Copies are looked for in all rows.
         max_rows: Rows of each table that are measured at most; copies are looked for in all of them.
         seed: Seed of every random choice; the same tables and seed give the same figures.
         floors_of: What was found for another synthetic table of as many rows beside the same real rows: the floors that
@@ -91,11 +99,12 @@ def evaluate(
         progress: Told of every part.
 
     Raises:
-        DataError: A table is empty, lacks a column, or holds one in a type that does not compare.
+        DataError: A table is empty, lacks a column, or holds one in a type that does not compare; or a balanced
+            class is too rare among real rows.
         ValueError: `floors_of` is of other rows, or of other settings.
 
     """
-    inputs = _prepare(holdout, synthetic, schema, train, max_rows, seed)
+    inputs = _prepare(holdout, synthetic, schema, train, balanced, max_rows, seed)
     floors = _floors(floors_of, inputs, max_rows, seed, target_column)
     notes = _notes(inputs)
     report = _reporter(progress)
@@ -126,6 +135,7 @@ def evaluate(
         max_rows=max_rows,
         seed=seed,
         target_column=target_column,
+        balanced=balanced,
         metrics=ordered,
         columns=columns,
         pairs=pairs,
@@ -144,6 +154,7 @@ def _prepare(
     synthetic: pa.Table,
     schema: TableSchema,
     train: pa.Table | None,
+    balanced: str | None,
     max_rows: int,
     seed: int,
 ) -> _Inputs:
@@ -153,11 +164,15 @@ def _prepare(
     for side, table in whole.items():
         if not table.num_rows:
             raise DataError(f"the {side.value} table has no rows", hint="an evaluation needs rows on every side")
-    equal = min([max_rows, synthetic.num_rows] + ([train.num_rows] if train is not None else []))
+    compared, said = whole, ""
+    if balanced is not None:
+        compared, said = at_equal_shares(whole, schema.column(balanced), seed)
+    equal = min([max_rows, *(table.num_rows for side, table in compared.items() if side is not Side.HOLDOUT)])
     limits = {Side.HOLDOUT: max_rows, Side.SYNTHETIC: equal, Side.TRAIN: equal}
-    measured = {side: sampled(table, limits[side], seed) for side, table in whole.items()}
+    measured = {side: sampled(table, limits[side], seed) for side, table in compared.items()}
     view = table_view(measured, modelled(schema))
-    return _Inputs(whole, measured, view, view.thinned(_MODEL_CELLS, seed), schema, seed)
+    thin = view.thinned(_MODEL_CELLS, seed)
+    return _Inputs(whole, compared, measured, view, thin, schema, seed, tuple(filter(None, [said])))
 
 
 _MODEL_CELLS = 600_000
@@ -307,15 +322,15 @@ def _copies(inputs: _Inputs, floors: _Floors) -> Metric:
 
 
 def _notes(inputs: _Inputs) -> tuple[str, ...]:
-    notes = []
+    notes = list(inputs.said)
     left_out = [c for c in inputs.schema.columns if c.unlearnable != "drop" and c not in modelled(inputs.schema)]
     if left_out:
         names = ", ".join(f"{c.name} ({c.kind.value})" for c in left_out)
         notes.append(f"Listed, but not counted in the figures: {names}.")
     for side, table in inputs.measured.items():
-        if table.num_rows < inputs.whole[side].num_rows:
+        if table.num_rows < inputs.compared[side].num_rows:
             notes.append(
-                f"{table.num_rows:,} of {inputs.whole[side].num_rows:,} {_WORDS[side]} rows were measured, "
+                f"{table.num_rows:,} of {inputs.compared[side].num_rows:,} {_WORDS[side]} rows were measured, "
                 "chosen uniformly; copies were looked for in all of them."
             )
     if inputs.thin is not inputs.view:

@@ -27,6 +27,7 @@ from tabvae_core.evaluation.charts import (
     projection,
     some_rows,
 )
+from tabvae_core.evaluation.classes import at_equal_shares
 from tabvae_core.evaluation.neighbours import neighbour_map
 from tabvae_core.evaluation.page import Figures, number, percent, render, write_page
 from tabvae_core.evaluation.result import ColumnEvaluation, Evaluation, Metric
@@ -89,7 +90,12 @@ def render_report(
         StorageError: The file cannot be written.
 
     """
-    view = picture_view(holdout, synthetic, schema, max_rows=evaluation.max_rows, seed=evaluation.seed)
+    tables = {Side.HOLDOUT: holdout, Side.SYNTHETIC: synthetic}
+    if evaluation.balanced is not None:
+        tables, _ = at_equal_shares(tables, schema.column(evaluation.balanced), evaluation.seed)
+    view = picture_view(
+        tables[Side.HOLDOUT], tables[Side.SYNTHETIC], schema, max_rows=evaluation.max_rows, seed=evaluation.seed
+    )
     page = _Page(evaluation, view)
     context = _context(page, title=title, subtitle=subtitle, gates=gates)
     return write_page(render("report.html", page.figures, context), path)
@@ -130,6 +136,7 @@ def _context(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResu
         "gates": sorted(gates, key=lambda gate: gate.passed),
         "metrics": _metric_rows(page.evaluation),
         "telling": page.evaluation.telling,
+        "gain": page.evaluation.augmentation,
         "columns": _column_cards(page),
         "undrawn": max(0, len(page.by_error) - MAX_CHARTS),
         "calendars": _calendars(page),

@@ -5,11 +5,15 @@ Holds figures and column names. Never a cell: categories and bin edges stay out 
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from tabvae_core.spec import Kind
 
 __all__ = [
+    "Augmentation",
+    "AugmentedFit",
     "ColumnEvaluation",
     "Evaluation",
     "KeptRelation",
@@ -128,6 +132,63 @@ class Verdict(_Part):
     """Figures that are not."""
 
 
+class AugmentedFit(_Part):
+    """A classifier that learned some rows, tested on held-out real ones."""
+
+    rows: int
+    """Rows that it learned."""
+    of_class: int
+    """Rows of the class among them."""
+    average_precision: float
+    """Of the class, in [0, 1]; its share of the held-out rows is what guessing scores."""
+    gain: float | None = None
+    """Average precision beyond that of real rows alone; None for these."""
+    low: float | None = None
+    high: float | None = None
+    """Ends of the gain's 95 % interval, by the bootstrap over held-out rows."""
+
+
+class Augmentation(_Part):
+    """What rows of a rare class gain a classifier: real rows alone, with synthetic rows, with rows by SMOTE."""
+
+    column: str
+    value: str
+    """The class, as the spec or the command line names it."""
+    added: int
+    """Rows of the class added to the real training rows."""
+    holdout_rows: int
+    holdout_of_class: int
+    real: AugmentedFit
+    synthetic: AugmentedFit
+    smote: AugmentedFit | None = None
+    """None where imbalanced-learn is not installed."""
+
+    @property
+    def fits(self) -> dict[str, AugmentedFit]:
+        """The classifiers, by what they learned."""
+        fits = {"real rows": self.real, "and synthetic rows": self.synthetic, "and rows by SMOTE": self.smote}
+        return {name: fit for name, fit in fits.items() if fit is not None}
+
+    def table(self) -> list[dict[str, Any]]:
+        """The classifiers as rows to print."""
+        return [{"learned from": name, **fit.model_dump()} for name, fit in self.fits.items()]
+
+    @property
+    def sentence(self) -> str:
+        """The result in words."""
+        found = self.synthetic
+        if found.gain is None or found.low is None or found.high is None:
+            return "Nothing was gained or lost: no rows were added."
+        said = "makes no difference beyond chance"
+        if found.low > 0 or found.high < 0:
+            said = "helps" if found.low > 0 else "harms"
+        return (
+            f"Adding {self.added:,} synthetic rows of {self.column} = {self.value} {said}: average precision"
+            f" {self.real.average_precision:.3f} becomes {found.average_precision:.3f}"
+            f" (gain {found.gain:+.3f}, 95 % interval {found.low:+.3f} to {found.high:+.3f})."
+        )
+
+
 class Evaluation(_Part):
     """A synthetic table measured against held-out rows."""
 
@@ -138,6 +199,10 @@ class Evaluation(_Part):
     """Seed of that choice, of the folds, and of the sampled pairs."""
     target_column: str | None = None
     """Column predicted to measure utility."""
+    balanced: str | None = None
+    """Column whose classes are in chosen numbers: all tables were compared at equal shares of them."""
+    augmentation: Augmentation | None = None
+    """What the rows of the rare class gain a classifier, where classes are balanced."""
     metrics: dict[str, Metric] = Field(default_factory=dict)
     """shape, trend, jsd, c2st, utility, copies, nulls; a figure without value is still listed."""
     columns: tuple[ColumnEvaluation, ...] = ()

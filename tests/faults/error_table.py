@@ -479,6 +479,23 @@ def latents(change: Callable[[pa.Table], pa.Table] = lambda table: table, method
     return prepare
 
 
+def graded(here: Here) -> None:
+    """Orders with a class that half of them have, and one that few have; a quick method that can condition."""
+    grade = pa.array([k % 2 if k > 6 else 2 for k in range(120)], pa.int8())
+    here.table(orders().append_column("grade", grade).append_column("shop", pa.array(["x"] * 120)))
+    here.text("fast.yaml", "model: {epochs: 1}")
+
+
+def scenarios(method: str = "vae", **changed: Spec) -> Prepare:
+    """A model, and a spec with a scenario of each keyword."""
+
+    def prepare(here: Here) -> None:
+        here.model(method)
+        here.text("scenarios.yaml", yaml.safe_dump({"scenarios": changed}))
+
+    return prepare
+
+
 def published(here: Here) -> None:
     here.published()
 
@@ -532,6 +549,11 @@ def older_model(here: Here) -> None:
     only_table(here)
 
 
+def two_alike(here: Here) -> None:
+    here.table()
+    here.table(orders(60), "other.parquet")
+
+
 def two_tables(here: Here) -> None:
     here.table()
     here.table(orders(60).rename_columns(["key", "age", "amount", "sort", "opened", "closed"]), "other.parquet")
@@ -546,6 +568,10 @@ ENCODE = "tabvae latent encode model orders.parquet out.parquet"
 LINE = "tabvae latent interpolate model orders.parquet out.parquet"
 AXES = "tabvae latent traverse model"
 FILL = "tabvae sample model out.parquet --given-table partial.parquet"
+BALANCE = "tabvae synthesize orders.parquet o.parquet --balance"
+AUGMENT = "tabvae augment orders.parquet more.parquet --spec fast.yaml --column"
+SIMULATE = "tabvae simulate model tables --rows 40 --spec scenarios.yaml"
+OLDER: Spec = {"margins": {"age": {"shift": 5}}}
 RUN = ("work/runs/RUN/",)
 GOOD_KEYS = {"LAKE_ACCESS_KEY_ID": "key", "LAKE_SECRET_ACCESS_KEY": SECRET}
 
@@ -681,6 +707,87 @@ CASES = (
         ("key", "identifier"),
     ),
     Case("given: a method that cannot", f"{QUICK} --given age=35", 2, only_table, ("vae_basic", "given")),
+    Case("balance: unknown column", f"{BALANCE} kidn:daikon=0.5", 2, plain, ("kidn", "did you mean 'kind'")),
+    Case("balance: no number", f"{BALANCE} kind:daikon", 2, plain, ("COLUMN:VALUE=SHARE", "kind:daikon")),
+    Case("balance: two columns", f"{BALANCE} kind:daikon=0.5 --balance age:3=0.1", 2, plain, ("kind and age",)),
+    Case("balance: shares over 1", f"{BALANCE} kind:daikon=0.7 --balance kind:leek=0.6", 2, plain, ("1.3", "exceed 1")),
+    Case("balance: a class never learned", f"{BALANCE} kind:daikon=0.5", 2, plain, ("daikon", "kind", "spelling")),
+    Case("balance: more rows than there are", f"{BALANCE} kind:daikon=121", 2, plain, ("121 rows", "120", "--rows")),
+    Case("balance: a measure", f"{BALANCE} amount:5=0.5", 2, plain, ("amount", "kind number", "category")),
+    Case("balance: a constant column", f"{BALANCE} shop:x=0.5", 2, graded, ("shop", "one class only")),
+    Case(
+        "balance: classes that leave rows over",
+        f"{BALANCE} grade:0=10 --balance grade:1=10 --balance grade:2=0",
+        2,
+        graded,
+        ("grade", "100 rows are left over"),
+    ),
+    Case(
+        "balance: a method that cannot", f"{QUICK} --balance kind:daikon=0.5", 2, only_table, ("vae_basic", "balance")
+    ),
+    Case("balance, and given values", f"{BALANCE} kind:daikon=0.5 --given age=35", 2, plain, ("exclude each other",)),
+    Case("balance, and a given table", f"{FILL} --balance kind:daikon=0.5", 2, holes(), ("exclude each other",)),
+    Case(
+        "balanced: unknown column",
+        "tabvae evaluate orders.parquet other.parquet --balanced knid",
+        2,
+        two_alike,
+        ("knid", "columns: key, age"),
+    ),
+    Case("augment: a class never learned", f"{AUGMENT} kind --value daikon", 2, graded, ("daikon", "kind", "spelling")),
+    Case("augment: a share that there is", f"{AUGMENT} grade --value 1 --share 0.2", 2, graded, ("grade = 1", "20.0%")),
+    Case(
+        "augment: a method that cannot",
+        f"{AUGMENT} grade --value 1 --method vae_basic",
+        2,
+        graded,
+        ("vae_basic", "given"),
+    ),
+    Case("simulate: no scenarios", SIMULATE, 2, scenarios(), ("no scenarios",)),
+    Case(
+        "simulate: unknown scenario",
+        f"{SIMULATE} --scenario boom",
+        2,
+        scenarios(bust={"given": {"age": 30}}),
+        ("boom", "bust"),
+    ),
+    Case("simulate: no change", SIMULATE, 2, scenarios(bust={}), ("scenarios.bust", "given or margins")),
+    Case("simulate: unknown column", SIMULATE, 2, scenarios(bust={"given": {"agee": 3}}), ("scenarios.bust", "agee")),
+    Case(
+        "simulate: a class never learned",
+        SIMULATE,
+        2,
+        scenarios(bust={"margins": {"kind": {"shares": {"daikon": 0.5}}}}),
+        ("scenarios.bust", "daikon", "kind"),
+    ),
+    Case(
+        "simulate: a category that is scaled",
+        SIMULATE,
+        2,
+        scenarios(bust={"margins": {"kind": {"scale": 2}}}),
+        ("scenarios.bust", "kind", "category"),
+    ),
+    Case(
+        "simulate: a change that its type cannot hold",
+        SIMULATE,
+        2,
+        scenarios(bust={"margins": {"age": {"scale": 5000}}}),
+        ("scenarios.bust", "age", "int16"),
+    ),
+    Case(
+        "simulate: a method that cannot",
+        SIMULATE,
+        2,
+        scenarios("vae_basic", bust={"given": {"age": 30}}),
+        ("vae_basic",),
+    ),
+    Case(
+        "simulate: into a file",
+        "tabvae simulate model scenarios.yaml --rows 40 --spec scenarios.yaml",
+        2,
+        scenarios(bust=OLDER),
+        ("scenarios.yaml is a file", "folder"),
+    ),
     Case("neither rows nor a given table", "tabvae sample model out.parquet", 2, model, ("--rows", "--given-table")),
     Case(
         "given table: unknown column",
@@ -814,6 +921,7 @@ CASES = (
     Case("damaged model weights", DRAW, 3, damaged_model, ("weights.safetensors", "damaged"), own_process=True),
     Case("model of a later format", DRAW, 3, later_model, ("99",)),
     Case("missing given table", FILL, 3, model, ("partial.parquet", "does not exist")),
+    Case("augment: a class of a few rows", f"{AUGMENT} grade --value 2", 3, graded, ("grade = 2", "too few")),
     Case("given table without rows", FILL, 3, holes(lambda t: t.slice(0, 0)), ("no rows",)),
     Case("given table without columns", FILL, 3, holes(lambda t: t.select([])), ("partial.parquet", "no columns")),
     Case(
@@ -1004,6 +1112,20 @@ CASES = (
         holes(lambda t: t.set_column(1, "kind", pa.array(["aubergines", "brinjal"] * 10))),
         ("kind", "10 given cells", "20 rows"),
         leaves=("out.parquet",),
+    ),
+    Case(
+        "simulate: numbers beyond what was learned",
+        SIMULATE,
+        0,
+        scenarios(bust={"margins": {"age": {"shift": 500}}}),
+        ("100.0 % of age lie beyond", "base.parquet"),
+        leaves=(
+            "tables",
+            "tables/base.parquet",
+            "tables/bust.parquet",
+            "tables/differences.html",
+            "tables/differences.json",
+        ),
     ),
     Case("target without releases", "tabvae releases nowhere", 0, nothing, ("nowhere", "no releases")),
 )

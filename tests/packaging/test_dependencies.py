@@ -48,7 +48,8 @@ def undeclared(folders: Iterable[Path], declared: set[str]) -> list[str]:
 
 
 def test_every_import_of_the_core_is_declared() -> None:
-    assert undeclared([ROOT / "tabvae_core"], names(PROJECT["dependencies"])) == []
+    declared = names([*PROJECT["dependencies"], *EXTRAS["augment"]])
+    assert undeclared([ROOT / "tabvae_core"], declared) == []
 
 
 def test_every_import_of_tasks_and_flows_is_declared() -> None:

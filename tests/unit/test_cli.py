@@ -28,6 +28,8 @@ COMMANDS = (
     "sample",
     "evaluate",
     "compare",
+    "augment",
+    "simulate",
     "releases",
     "rollback",
     "demo",
@@ -251,6 +253,43 @@ def test_given_values_are_in_every_row(here: Path, capsys: pytest.CaptureFixture
     made = pq.read_table("g.parquet")
     assert set(made["segment"].to_pylist()) == {"premium"}
     assert set(made["age"].to_pylist()) == {35}
+
+
+def test_balance_augment_simulate(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("fast.yaml").write_text(
+        "model: {epochs: 1, options: {members: 1}}\nscenarios: {richer: {margins: {income: {scale: 1.1}}}}\n",
+        encoding="utf-8",
+    )
+    assert run(capsys, "fit", "customers.parquet", "model", "--spec", "fast.yaml")[0] == 0
+    drawn = ("sample", "model", "b.parquet", "--rows", "60", "--balance")
+    code, _, err = run(capsys, *drawn, "segment:premium=30", "--balance", "segment:student=0")
+    assert code == 0, err
+    segments = pq.read_table("b.parquet")["segment"].to_pylist()
+    assert (segments.count("premium"), segments.count("student"), len(segments)) == (30, 0, 60)
+    code, out, err = run(capsys, *drawn, "segment:premium=0.25", "--json")
+    assert (code, json.loads(out)["rows"]) == (0, 60), err
+    assert pq.read_table("b.parquet")["segment"].to_pylist().count("premium") == 15
+
+    code, out, err = run(capsys, "simulate", "model", "tables", "--rows", "50", "--spec", "fast.yaml")
+    assert code == 0, err
+    assert out.splitlines()[0].split() == ["column", "figure", "base", "richer", "richer", "-", "base"]
+    assert sorted(os.listdir("tables")) == ["base.parquet", "differences.html", "differences.json", "richer.parquet"]
+    only = ("simulate", "customers.parquet", "learned", "--rows", "20", "--spec", "fast.yaml", "--scenario", "richer")
+    code, out, err = run(capsys, *only, "--json")
+    assert code == 0, err
+    assert json.loads(out)["differences"]["rows"] == 20
+
+    augment = ("augment", "customers.parquet", "more.parquet", "--column", "segment", "--value", "premium")
+    code, out, err = run(capsys, *augment, "--share", "0.3", "--spec", "fast.yaml", "--html", "gain.html")
+    assert code == 0, err
+    assert out.splitlines()[1].startswith("real rows")
+    assert out.splitlines()[2].startswith("and synthetic rows")
+    assert "95 % interval" in out
+    more, real = pq.read_table("more.parquet"), pq.read_table("customers.parquet")
+    assert set(more["segment"].to_pylist()) == {"premium"}
+    both = pa.concat_tables([real, more])["segment"].to_pylist()
+    assert both.count("premium") / len(both) == pytest.approx(0.3, abs=1 / len(both))
+    assert "Does the rare class gain?" in Path("gain.html").read_text(encoding="utf-8")
 
 
 def test_given_table_is_filled(

@@ -19,6 +19,8 @@ from tabvae_flows.customers import customers
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "deployments" / "README.md"]
+HOW_TO = (README, ROOT / "docs" / "augmentation.md", ROOT / "docs" / "latent.md")
+"""Pages whose blocks are executed, in this order."""
 SERVED = ("a Prefect server", "an object store", "the tests would run themselves")
 BLOCK = re.compile(r"(?:<!-- not executed: (?P<why>.+?) -->\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 
@@ -37,10 +39,8 @@ def blocks(page: Path) -> list[Block]:
     return [Block(one["kind"], one["code"], one["why"]) for one in found]
 
 
-FOLLOWED = (README, ROOT / "docs" / "latent.md")
-"""Pages whose blocks are executed, in this order, by one reader."""
 EXECUTED = [
-    block for page in FOLLOWED for block in blocks(page) if block.kind in {"bash", "python"} and block.why_not is None
+    block for page in HOW_TO for block in blocks(page) if block.kind in {"bash", "python"} and block.why_not is None
 ]
 
 
@@ -75,7 +75,7 @@ def test_blocks_run_one_after_the_other(block: Block, reader: Path) -> None:
 
 
 def test_the_reader_has_what_was_promised(reader: Path) -> None:
-    """Runs after the blocks: they left a synthetic table, a conditional and a filled one, and two releases."""
+    """Runs after the blocks: they left synthetic tables, a conditional, a filled and a balanced one, and releases."""
     real = pq.read_schema(reader / "customers.parquet")
     assert pq.read_schema(reader / "synthetic.parquet").equals(real)
     assert set(pq.read_table(reader / "premium.parquet")["segment"].to_pylist()) == {"premium"}
@@ -85,6 +85,8 @@ def test_the_reader_has_what_was_promised(reader: Path) -> None:
     assert filled["age"].null_count == 0
     there = partial()["age"].is_valid()
     assert filled["age"].filter(there).to_pylist() == partial()["age"].filter(there).to_pylist()
+    assert pq.read_table(reader / "half.parquet")["segment"].to_pylist().count("premium") == 500
+    assert {"base.parquet", "richer.parquet", "north.parquet"} <= {path.name for path in (reader / "tables").iterdir()}
     versions = sorted(path.name for path in (reader / "releases" / "customers" / "versions").iterdir())
     assert len(versions) == 2
     assert versions[0] in (reader / "releases" / "customers" / "current.json").read_text(encoding="utf-8")
