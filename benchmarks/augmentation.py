@@ -4,7 +4,7 @@
     python benchmarks/augmentation.py --data tables 'bank_marketing:y=yes' 'adult:income=>50K@0.01'
 
 A case is TABLE:COLUMN=VALUE, the class VALUE of a column of TABLE.parquet in the folder of --data; @SHARE thins the
-class to so much of the table first, so that it is rare. Without --data the table is 20,000 of the demo's customers. Each case
+class to so much of the table first. Without --data the table is 20,000 of the demo's customers. Each case
 is one `tabvae augment` in a process of its own: one half is held out, the other learned with default options, and rows
 of the class are drawn until it is --share of the training rows.
 
