@@ -107,7 +107,12 @@ def _with_factors(choice: str, seed: int, given: argparse.Namespace, draw: bool)
             for column in found.axes[0].columns
         }  # fmt: skip
         if given.picture and choice == list(CHOICES)[-1]:
-            render_traversal(found, title="rows of three factors", subtitle=str(CHOICES[choice]), path=given.picture)
+            render_traversal(
+                found,
+                title="rows of three factors",
+                subtitle=_options(CHOICES[choice]).replace("`", ""),
+                path=given.picture,
+            )
     return result
 
 
