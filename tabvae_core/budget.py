@@ -17,6 +17,7 @@ __all__ = [
     "SMALL_ROWS",
     "WIDE_SLOTS",
     "Budget",
+    "copula_budget",
     "ctgan_epochs",
     "diffusion_budget",
     "training_budget",
@@ -34,6 +35,7 @@ CTGAN_BATCH = 500
 _CTGAN_EPOCHS, _CTGAN_LEAST_STEPS, _CTGAN_MOST_STEPS = 300, 4_000, 30_000
 """The paper's epochs, where they make no fewer steps than small tables need and no more than large ones do."""
 _DIFFUSION_STEPS, _DIFFUSION_EPOCHS = 8_000, 500
+_COPULA_STEPS = 8_000
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,16 @@ def diffusion_budget(rows: int, model: ModelSpec) -> Budget:
     batch = model.batch_size or 256
     epochs = min(max(math.ceil(_DIFFUSION_STEPS * batch / max(rows, 1)), _MIN_EPOCHS), _DIFFUSION_EPOCHS)
     return Budget(model.epochs or epochs, batch, model.learning_rate or 1e-3, members=1)
+
+
+def copula_budget(rows: int, model: ModelSpec) -> Budget:
+    """Choose epochs, batch size and learning rate of `copula_vae`: as many steps whatever the table.
+
+    Args:
+        rows: Rows learned.
+        model: The spec's own wishes.
+
+    """
+    batch = model.batch_size or 256
+    epochs = model.epochs or min(max(math.ceil(_COPULA_STEPS * batch / max(rows, 1)), _MIN_EPOCHS), _MAX_EPOCHS)
+    return Budget(epochs, batch, model.learning_rate or 2e-3, 1)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tabvae_core import lake as store
-from tabvae_core.budget import CTGAN_BATCH, ctgan_epochs, diffusion_budget, training_budget
+from tabvae_core.budget import CTGAN_BATCH, copula_budget, ctgan_epochs, diffusion_budget, training_budget
 from tabvae_core.errors import TabvaeError
 from tabvae_core.lake import ParquetSource
 from tabvae_core.progress import Progress, silent
@@ -22,8 +22,14 @@ __all__ = ["CheckReport", "Estimate", "Finding", "check"]
 
 # Seen on two cores of a small server: rows x columns x epochs a second while training, rows x columns a second while
 # sampling, seconds for the rest. They tell minutes from hours and one gigabyte from ten, no more.
-_TRAIN_CELLS = {"vae": 100_000.0, "vae_basic": 500_000.0, "ctgan": 300_000.0, "tabddpm": 150_000.0}
-_SAMPLE_CELLS = {"vae": 300_000.0, "vae_basic": 1_300_000.0, "ctgan": 1_000_000.0, "tabddpm": 20_000.0}
+_TRAIN_CELLS = {
+    "vae": 100_000.0, "vae_basic": 500_000.0, "gaussian_copula": 600_000.0, "copula_vae": 500_000.0, "ctgan": 300_000.0,
+    "tabddpm": 150_000.0,
+}  # fmt: skip
+_SAMPLE_CELLS = {
+    "vae": 300_000.0, "vae_basic": 1_300_000.0, "gaussian_copula": 1_300_000.0, "copula_vae": 1_300_000.0,
+    "ctgan": 1_000_000.0, "tabddpm": 20_000.0,
+}  # fmt: skip
 _FIXED_SECONDS = 25.0
 _BASIC_EPOCHS = 30
 _FIXED_BYTES = 900e6
@@ -191,6 +197,23 @@ def _rough(value: float) -> float:
     return float(f"{value:.1g}")
 
 
+def _epochs(model: ModelSpec, rows: int, schema: pa.Schema) -> int:
+    """Passes over the rows, of all networks together."""
+    if model.method == "gaussian_copula":
+        return 1
+    if model.method == "copula_vae":
+        return copula_budget(rows, model).epochs
+    if model.method == "ctgan":
+        return model.epochs or ctgan_epochs(rows, model.batch_size or CTGAN_BATCH)
+    if model.method == "tabddpm":
+        return diffusion_budget(rows, model).epochs
+    if model.method == "vae_basic":
+        return model.epochs or _BASIC_EPOCHS
+    numbers = sum(pa.types.is_floating(field.type) or pa.types.is_decimal(field.type) for field in schema)
+    budget = training_budget(rows, len(schema), numbers, model)
+    return budget.epochs * budget.members
+
+
 def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
     from tabvae_core.steps import measured_rows
 
@@ -207,18 +230,3 @@ def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
         seconds=round(_FIXED_SECONDS + training + sampling),
         memory_bytes=_FIXED_BYTES + held * columns * _CELL_BYTES,
     )
-
-
-def _epochs(model: ModelSpec, rows: int, schema: pa.Schema) -> int:
-    """Passes over the rows, of all networks together."""
-    if model.method == "gaussian_copula":
-        return 1
-    if model.method == "ctgan":
-        return model.epochs or ctgan_epochs(rows, model.batch_size or CTGAN_BATCH)
-    if model.method == "tabddpm":
-        return diffusion_budget(rows, model).epochs
-    if model.method in ("vae_basic", "copula_vae"):
-        return model.epochs or _BASIC_EPOCHS
-    numbers = sum(pa.types.is_floating(field.type) or pa.types.is_decimal(field.type) for field in schema)
-    budget = training_budget(rows, len(schema), numbers, model)
-    return budget.epochs * budget.members

@@ -61,7 +61,9 @@ class CopulaVAE(nn.Module):
         mean, log_scale = self.decoder(code).chunk(2, dim=1)
         return mean + self.linear(code), (log_scale + _FIRST_LOG_SCALE).clamp(*_LOG_SCALES).exp()
 
-    def negative_elbo(self, scores: Tensor, low: Tensor, high: Tensor, noise: Tensor) -> Tensor:
+    def negative_elbo(
+        self, scores: Tensor, low: Tensor, high: Tensor, noise: Tensor, *, free_bits: float = 0.0
+    ) -> Tensor:
         """Mean negative evidence lower bound of rows, nats a row.
 
         Args:
@@ -69,13 +71,15 @@ class CopulaVAE(nn.Module):
             low: Lower ends of the intervals, finite, shape (B, d).
             high: Upper ends, shape (B, d).
             noise: Standard normal, shape (B, latent).
+            free_bits: Nats that each dimension of the code is given for nothing (Kingma et al., 2016), or training
+                begins by giving most of them up.
 
         """
         mean, log_variance = self.encode(scores)
         centre, scale = self.decode(mean + noise * (0.5 * log_variance).exp())
         likelihood = log_interval((low - centre) / scale, (high - centre) / scale).sum(dim=1)
-        rate = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
-        return (rate - likelihood).mean()
+        rate = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean(dim=0)
+        return rate.clamp(min=free_bits).sum() - likelihood.mean()
 
 
 def log_interval(low: Tensor, high: Tensor) -> Tensor:

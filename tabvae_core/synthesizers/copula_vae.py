@@ -8,7 +8,6 @@ it is not the distribution of a column.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
+from tabvae_core.budget import copula_budget
 from tabvae_core.codecs.base import IntArray
 from tabvae_core.models.copula_vae import CopulaSize, CopulaVAE
 from tabvae_core.models.latent_prior import LatentPrior
@@ -38,8 +38,7 @@ __all__ = ["CopulaVAESynthesizer"]
 Floats = npt.NDArray[np.float64]
 
 _VALIDATION_SHARE, _VALIDATION_ROWS = 0.1, 5_000
-_STEPS, _MOST_EPOCHS = 8_000, 300
-_LEARNING_RATE = 2e-3
+_FREE_BITS = 0.25
 _PRIOR_ROWS = 20_000
 _RANKED_BLOCKS = 25
 _KNOTS = 801
@@ -86,14 +85,12 @@ class CopulaVAESynthesizer(CopulaSynthesizer):
         torch.manual_seed(self.model.seed)
         latent = self._options.latent or max(4, min(d, 16))
         network = CopulaVAE(CopulaSize(d, latent, self._options.hidden)).to(device)
-        batch = self.model.batch_size or 256
-        epochs = self.model.epochs or min(max(math.ceil(_STEPS * batch / len(places)), 1), _MOST_EPOCHS)
-        limit = self.model.max_seconds
+        budget, limit = copula_budget(len(places), self.model), self.model.max_seconds
         plan = TrainingPlan(
-            epochs=epochs,
-            batch_size=batch,
-            learning_rate=self.model.learning_rate or _LEARNING_RATE,
-            patience=max(8, epochs // 3),
+            epochs=budget.epochs,
+            batch_size=budget.batch_size,
+            learning_rate=budget.learning_rate,
+            patience=max(8, budget.epochs // 3),
             seed=self.model.seed,
             max_seconds=None if limit is None else max(1.0, limit - (time.monotonic() - started)),
         )
@@ -213,14 +210,16 @@ class _Rows:
         scores, low, high = (table[entries] for table in self._tables)
         return scores, low, high
 
-    def _loss(self, network: torch.nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def _loss(
+        self, network: torch.nn.Module, rows: Tensor, generator: torch.Generator, free_bits: float = 0.0
+    ) -> Tensor:
         assert isinstance(network, CopulaVAE)
         noise = torch.randn(len(rows), network.size.latent, generator=generator).to(self._device)
-        return network.negative_elbo(*self._cells(rows), noise)
+        return network.negative_elbo(*self._cells(rows), noise, free_bits=free_bits)
 
     def loss(self, network: torch.nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Negative evidence lower bound of training rows, by number."""
-        return self._loss(network, rows, generator)
+        return self._loss(network, rows, generator, _FREE_BITS)
 
     def validation_loss(self, network: torch.nn.Module) -> float:
         """Negative evidence lower bound of the validation rows, the same noise every time."""

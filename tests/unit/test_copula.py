@@ -355,10 +355,8 @@ def test_each_row_of_a_given_table_follows_its_own_cells() -> None:
     assert y[3::4].mean() == pytest.approx(0.3 * scores[2], abs=0.15)
 
 
-@pytest.mark.parametrize(
-    ("rule", "share"), [("age > 70", 0.9), ("segment == 'pro'", 0.9), ("income is not null", 0.99)]
-)
-def test_bounds_are_met_without_many_draws(rule: str, share: float) -> None:
+@pytest.mark.parametrize("rule", ["age > 70", "segment == 'pro'", "income is not null"])
+def test_bounds_are_met_without_many_draws(rule: str) -> None:
     model = learned(people(2000))
     blocks = list(valid_blocks(model, 2000, seed=0, rules=(rule,), bounds=bounds_of((rule,), model.schema)))
     drawn = sum(draws for _, draws in blocks)
