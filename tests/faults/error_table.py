@@ -735,13 +735,19 @@ CASES = (
         ("knid", "columns: key, age"),
     ),
     Case("augment: a class never learned", f"{AUGMENT} kind --value daikon", 2, graded, ("daikon", "kind", "spelling")),
-    Case("augment: a share that there is", f"{AUGMENT} grade --value 1 --share 0.2", 2, graded, ("grade = 1", "20.0%")),
+    Case(
+        "augment: a share that there is",
+        f"{AUGMENT} grade --value 1 --share 0.2",
+        2,
+        graded,
+        ("grade = 1", "20.0%", "larger --share"),
+    ),
     Case(
         "augment: a method that cannot",
         f"{AUGMENT} grade --value 1 --method vae_basic",
         2,
         graded,
-        ("vae_basic", "given"),
+        ("vae_basic", "augment"),
     ),
     Case("simulate: no scenarios", SIMULATE, 2, scenarios(), ("no scenarios",)),
     Case(
