@@ -24,7 +24,8 @@ from tabvae_core.progress import Progress, silent
 from tabvae_core.sampling import TableSink
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import RefreshSpec, StorageSpec
-from tabvae_core.steps import check_method, check_settings, draw, learn, measured_rows
+from tabvae_core.steps import check_conditions, check_settings, draw, learn, measured_rows
+from tabvae_core.synthesizers import registry
 from tabvae_core.tables import Part, RowSplit, TableSource, collect
 
 __all__ = ["AugmentSummary", "augment_table"]
@@ -76,7 +77,7 @@ def augment_table(
     fixed = spec.sample.model_copy(update={"given": {column: value}, "balance": None})
     spec, storage = spec.model_copy(update={"sample": fixed}), StorageSpec(endpoint_url=endpoint_url)
     source = checked_source(spec, split=True)
-    check_method(spec)
+    check_conditions(registry.find(spec.model.method), "augment")
     check_out(out, source.schema, spec.source.uri, endpoint_url)
     sides: dict[Part, TableSource] = {
         part: RowSplit(source, part, holdout=spec.gates.holdout, seed=spec.model.seed) for part in ("train", "holdout")
@@ -123,12 +124,6 @@ def _wanted(
     class_indices([value], column, codec, schema, "augment")
     typed = given_values({column: value}, schema)[column]
     counts = {part: _count(rows, column, typed) for part, rows in sides.items()}
-    for part, count in counts.items():
-        if count < MIN_OF_CLASS:
-            raise DataError(
-                f"only {count} {part} rows have {column} = {value}, too few to learn or to measure a gain by",
-                hint=f"at least {MIN_OF_CLASS} are needed: name a more frequent class, or change gates.holdout",
-            )
     rows, of_it = sum(side.num_rows for side in sides.values()), sum(counts.values())
     missing = missing_rows(rows, of_it, share)
     if not missing:
@@ -136,6 +131,13 @@ def _wanted(
             f"{of_it / rows:.1%} of the rows have {column} = {value}, no less than the {share:.1%} asked for",
             hint="ask for a larger --share",
         )
+    for part, count in counts.items():
+        if count < MIN_OF_CLASS:
+            side = "training" if part == "train" else "held-out"
+            raise DataError(
+                f"only {count} {side} rows have {column} = {value}, too few to learn or to measure a gain by",
+                hint=f"at least {MIN_OF_CLASS} are needed: name a more frequent class, or change gates.holdout",
+            )
     return _Wanted(typed, missing)
 
 

@@ -26,6 +26,7 @@ from tabvae_core.spec import BalanceSpec, Kind
 __all__ = ["ClassRows", "apportion", "class_indices", "class_rows", "split_balance"]
 
 _WHERE = "sample.balance"
+_SWITCHES = ("true", "false")
 _ORDER = 0xBA1
 """Tells the random order of the rows from other uses of a sample's seed."""
 
@@ -117,9 +118,10 @@ def class_indices(names: Iterable[str], column: str, codec: Codec, schema: Table
         cell = plain(pa.array([given_values({column: name}, schema, where)[column]], kind))
         index = pc.index_in(cell, value_set=values)[0].as_py()
         if index is None:
+            quoted = "; YAML reads yes and no as true and false unless they are quoted" if name in _SWITCHES else ""
             raise SpecError(
                 f"{where}: {name!r} is no class of column {column!r}, or too rare to be learned",
-                hint=f"{UNKNOWN_CLASS}; YAML reads yes, no, on and off as true and false unless they are quoted",
+                hint=f"{UNKNOWN_CLASS}{quoted}",
             )
         found.append(int(index))
     return found

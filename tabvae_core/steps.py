@@ -634,8 +634,7 @@ def check_conditions(kind: type[Synthesizer], where: str) -> None:
     """
     if not kind.conditions:
         raise SpecError(
-            f"{where}: method {kind.method!r} cannot fix values of columns",
-            hint=f"use method vae, or leave `{where}` out",
+            f"{where}: method {kind.method!r} cannot fix values of columns", hint="use a method that can, such as vae"
         )
 
 
