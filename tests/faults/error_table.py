@@ -1119,20 +1119,6 @@ CASES = (
         ("kind", "10 given cells", "20 rows"),
         leaves=("out.parquet",),
     ),
-    Case(
-        "simulate: numbers beyond what was learned",
-        SIMULATE,
-        0,
-        scenarios(bust={"margins": {"age": {"shift": 500}}}),
-        ("100.0 % of age lie beyond", "base.parquet"),
-        leaves=(
-            "tables",
-            "tables/base.parquet",
-            "tables/bust.parquet",
-            "tables/differences.html",
-            "tables/differences.json",
-        ),
-    ),
     Case("target without releases", "tabvae releases nowhere", 0, nothing, ("nowhere", "no releases")),
 )
 

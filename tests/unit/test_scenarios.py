@@ -80,7 +80,9 @@ def mean(table: pa.Table, column: str) -> float:
 # ---------------------------------------------------------------- semantics, by a model
 
 
-def test_a_shifted_number_takes_along_what_depends_on_it(model: Path, tmp_path: Path) -> None:
+def test_a_shifted_number_takes_along_what_depends_on_it(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     done, tables = run(model, tmp_path, scenarios={"bigger": {"margins": {"size": {"scale": 1.2, "shift": 10}}}})
     base, bigger = tables["base"], tables["bigger"]
     expected = [None if cell is None else round(cell * 1.2 + 10, 1) for cell in base["size"].to_pylist()]
@@ -93,6 +95,7 @@ def test_a_shifted_number_takes_along_what_depends_on_it(model: Path, tmp_path: 
     outside = [cell for cell in bigger["size"].to_pylist() if cell is not None and cell > 165]
     assert len(outside) / 1900 < 2 * beyond
     assert 0 < beyond < 0.5
+    assert f"scenario bigger: {100 * beyond:.1f} % of size lie beyond what was learned of it" in caplog.text
 
 
 def test_new_shares_take_along_what_depends_on_them(model: Path, tmp_path: Path) -> None:
