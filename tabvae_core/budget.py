@@ -94,7 +94,7 @@ def diffusion_budget(rows: int, model: ModelSpec) -> Budget:
     """
     batch = model.batch_size or 256
     epochs = min(max(math.ceil(_DIFFUSION_STEPS * batch / max(rows, 1)), _MIN_EPOCHS), _DIFFUSION_EPOCHS)
-    return Budget(model.epochs or epochs, batch, model.learning_rate or 1e-3, members=1)
+    return Budget(model.epochs or epochs, batch, model.learning_rate or 3e-3, members=1)
 
 
 def copula_budget(rows: int, model: ModelSpec) -> Budget:
