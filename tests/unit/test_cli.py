@@ -269,6 +269,8 @@ def test_balance_augment_simulate(here: Path, capsys: pytest.CaptureFixture[str]
     code, out, err = run(capsys, *drawn, "segment:premium=0.25", "--json")
     assert (code, json.loads(out)["rows"]) == (0, 60), err
     assert pq.read_table("b.parquet")["segment"].to_pylist().count("premium") == 15
+    fair = ("evaluate", "customers.parquet", "b.parquet", "--balanced", "segment", "--json", "-")
+    assert json.loads(run(capsys, *fair)[1])["balanced"] == "segment"
 
     code, out, err = run(capsys, "simulate", "model", "tables", "--rows", "50", "--spec", "fast.yaml")
     assert code == 0, err
