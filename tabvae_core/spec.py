@@ -149,7 +149,7 @@ class ModelSpec(_Part):
     """The synthesizer and its training."""
 
     method: str = "vae"
-    """Synthesizer: vae, vae_basic, or one that a package registers."""
+    """Synthesizer: vae, gaussian_copula, copula_vae, ctgan, tabddpm, vae_basic, or one that a package registers."""
     epochs: int | None = Field(default=None, ge=1, le=100_000)
     """Passes over the training rows; empty: follows from rows and columns."""
     batch_size: int | None = Field(default=None, ge=1, le=1_000_000)

@@ -62,7 +62,7 @@ SpecFile = Annotated[
 ]
 Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Rows to draw; as many as TABLE has.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="S", min=0, max=2**31 - 1, help="Same seed, same bytes.")]
-Method = Annotated[str | None, typer.Option("--method", help="Synthesizer: vae, vae_basic, ... Default: vae.")]
+Method = Annotated[str | None, typer.Option("--method", help="Synthesizer: vae (default), gaussian_copula, ctgan, ...")]
 Seconds = Annotated[
     float | None, typer.Option("--max-seconds", metavar="T", min=0.001, help="Stop training after T seconds.")
 ]
