@@ -266,11 +266,13 @@ def test_balance_augment_simulate(here: Path, capsys: pytest.CaptureFixture[str]
     assert code == 0, err
     segments = pq.read_table("b.parquet")["segment"].to_pylist()
     assert (segments.count("premium"), segments.count("student"), len(segments)) == (30, 0, 60)
-    code, out, err = run(capsys, *drawn, "segment:premium=0.25", "--json")
+    code, out, err = run(capsys, *drawn, "segment:premium=0.25", "--balance", "segment:business=0.0", "--json")
     assert (code, json.loads(out)["rows"]) == (0, 60), err
     assert pq.read_table("b.parquet")["segment"].to_pylist().count("premium") == 15
     fair = ("evaluate", "customers.parquet", "b.parquet", "--balanced", "segment", "--json", "-")
-    assert json.loads(run(capsys, *fair)[1])["balanced"] == "segment"
+    code, out, err = run(capsys, *fair)
+    assert code == 0, err + out
+    assert json.loads(out)["balanced"] == "segment"
 
     code, out, err = run(capsys, "simulate", "model", "tables", "--rows", "50", "--spec", "fast.yaml")
     assert code == 0, err
