@@ -22,8 +22,9 @@ __all__ = ["at_equal_shares", "reweighted"]
 LEAST_ROWS = 1_000
 """Held-out rows at the drawn shares below which drawn rows are brought to the held-out shares instead."""
 LEAST_OF_CLASS = 10
-LEAST_SHARE = 0.01
-"""A class of at least this share of the drawn rows needs so many real ones; smaller ones bind nothing."""
+LEAST_SHARE, RAISED = 0.01, 2.0
+"""A class of at least this share of the drawn rows, that is so much more frequent there than among real rows, needs so
+many real rows; others bind nothing."""
 
 Codes = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]
@@ -95,8 +96,8 @@ def _counts(codes: Mapping[Side, Codes]) -> dict[Side, Counts]:
 
 
 def _check_enough(drawn: Counts, real: Counts, column: str, side: Side) -> None:
-    shares = drawn / max(drawn.sum(), 1)
-    scarce = (shares >= LEAST_SHARE) & (real < LEAST_OF_CLASS)
+    shares, usual = (counts / max(counts.sum(), 1) for counts in (drawn, real))
+    scarce = (shares >= LEAST_SHARE) & (shares > RAISED * usual) & (real < LEAST_OF_CLASS)
     if side is not Side.SYNTHETIC and scarce.any():
         share, rows = shares[scarce].max(), int(real[scarce].min())
         whose = "held-out" if side is Side.HOLDOUT else "training"

@@ -322,6 +322,15 @@ def test_a_class_that_real_rows_hardly_have_cannot_be_proven() -> None:
         at_equal_shares({Side.HOLDOUT: real, Side.SYNTHETIC: other}, column, 0)
 
 
+def test_a_class_that_is_rare_by_nature_stops_nothing() -> None:
+    real, other = two_classes(400, 0.0, 1), two_classes(400, 0.5, 2)
+    few = pa.table({"y": ["yes"] * 200 + ["other"] * 5, "x": pa.array(np.zeros(205))})
+    real, other = pa.concat_tables([real, few]), pa.concat_tables([other, few.slice(200)])
+    column = infer_schema(as_source(other)).column("y")
+    found, _ = at_equal_shares({Side.HOLDOUT: real, Side.SYNTHETIC: other}, column, 0)
+    assert found[Side.HOLDOUT].num_rows > 300
+
+
 def test_refresh_publishes_a_balanced_table_with_what_it_gains(tmp_path: Path) -> None:
     table = two_classes(1500, 0.2, 0)
     pq.write_table(table, tmp_path / "source.parquet")
