@@ -5,7 +5,6 @@ Only `refresh` and `demo` know Prefect, and `refresh` does without where it is n
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -18,11 +17,36 @@ import typer
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
+from tabvae_flows.options import (
+    Balance,
+    Endpoint,
+    Given,
+    Json,
+    Member,
+    Method,
+    Model,
+    Out,
+    Rows,
+    Seconds,
+    Seed,
+    Settings,
+    Shards,
+    SpecFile,
+    Table,
+    as_json_text,
+    balance_of,
+    example,
+    know_blocks,
+    pairs_of,
+    print_json,
+    print_result,
+    spec_of_options,
+    storage_of,
+)
 
 if TYPE_CHECKING:
     from tabvae_core.comparison import Comparison
     from tabvae_core.release import ReleaseInfo
-    from tabvae_core.spec import RefreshSpec, StorageSpec
 
 __all__ = ["app", "main"]
 
@@ -38,49 +62,6 @@ app = typer.Typer(
 
 latent = typer.Typer(help="Look into the latent space of a model.", no_args_is_help=True)
 app.add_typer(latent, name="latent")
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, for machines.")]
-Endpoint = Annotated[
-    str | None,
-    typer.Option("--endpoint-url", metavar="URL", help="S3-compatible store; else AWS_ENDPOINT_URL, else AWS."),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the spec, such as model.epochs=20. Repeatable."),
-]
-Given = Annotated[
-    list[str] | None,
-    typer.Option("--given", metavar="COLUMN=VALUE", help="Fix a column's value in every row. Repeatable."),
-]
-Balance = Annotated[
-    list[str] | None,
-    typer.Option("--balance", metavar="COLUMN:VALUE=SHARE", help="Share, or rows, of a class. Repeatable."),
-]
-SpecFile = Annotated[
-    Path | None,
-    typer.Option("--spec", metavar="F", help="Spec for columns, rules, model, sample, privacy; may be partial."),
-]
-Rows = Annotated[int | None, typer.Option("--rows", metavar="N", min=1, help="Rows to draw; as many as TABLE has.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="S", min=0, max=2**31 - 1, help="Same seed, same bytes.")]
-Method = Annotated[str | None, typer.Option("--method", help="Synthesizer: vae (default), gaussian_copula, ctgan, ...")]
-Seconds = Annotated[
-    float | None, typer.Option("--max-seconds", metavar="T", min=0.001, help="Stop training after T seconds.")
-]
-Shards = Annotated[
-    int | None,
-    typer.Option("--shards", metavar="K", min=1, max=1024, help="Parallel samplers; same bytes for any K."),
-]
-Table = Annotated[str, typer.Argument(metavar="TABLE", help="Parquet file or folder: a path or URL.")]
-Out = Annotated[str, typer.Argument(metavar="OUT", help="A .parquet file or a folder: a path or URL.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder that `tabvae fit` wrote.")]
-Member = Annotated[
-    int,
-    typer.Option("--member", metavar="M", min=0, help="Network of the ensemble: each has a latent space of its own."),
-]
-
-
-def _example(*lines: str) -> str:
-    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def _version(wanted: bool) -> None:
@@ -100,7 +81,7 @@ def _all_commands(
     """Make synthetic copies of production tables: learn, sample, prove, publish."""
 
 
-@app.command(epilog=_example("tabvae init s3://lake/customers/ -o refresh.yaml", "tabvae init data/customers.parquet"))
+@app.command(epilog=example("tabvae init s3://lake/customers/ -o refresh.yaml", "tabvae init data/customers.parquet"))
 def init(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Parquet file or folder: a path or URL.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write; else stdout.")] = None,
@@ -117,18 +98,18 @@ def init(
     if output is not None and output.exists() and not force:
         raise SpecError(f"{output} exists already", hint="choose another file, or --force to replace it")
     with watching() as progress:
-        text = init_spec(source, _storage(endpoint_url), target=target, progress=progress)
+        text = init_spec(source, storage_of(endpoint_url), target=target, progress=progress)
     if output is not None:
         write_bytes(str(output), text.encode())
     if as_json:
-        _print_json({"file": str(output) if output else None, "spec": text})
+        print_json({"file": str(output) if output else None, "spec": text})
     elif output is None:
         print(text, end="")
     else:
         print(f"wrote {output}\nnext: tabvae check {output}")
 
 
-@app.command(epilog=_example("tabvae check refresh.yaml", "tabvae check refresh.yaml --set model.epochs=20 --json"))
+@app.command(epilog=example("tabvae check refresh.yaml", "tabvae check refresh.yaml --set model.epochs=20 --json"))
 def check(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file.")],
     settings: Settings = None,
@@ -139,11 +120,11 @@ def check(
     from tabvae_core.spec import load_spec
 
     loaded = load_spec(spec, tuple(settings or ()))
-    _know_blocks(loaded)
+    know_blocks(loaded)
     with watching() as progress:
         report = run_check(loaded, progress=progress)
     if as_json:
-        _print_json(report.model_dump(mode="json"))
+        print_json(report.model_dump(mode="json"))
     else:
         print(report.text())
         if report.ok:
@@ -152,7 +133,7 @@ def check(
         raise typer.Exit(report.exit_code)
 
 
-@app.command(epilog=_example("tabvae refresh refresh.yaml", "tabvae refresh refresh.yaml --set model.seed=1 --force"))
+@app.command(epilog=example("tabvae refresh refresh.yaml", "tabvae refresh refresh.yaml --set model.seed=1 --force"))
 def refresh(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file.")],
     settings: Settings = None,
@@ -165,11 +146,11 @@ def refresh(
     from tabvae_flows.runner import run_refresh
 
     loaded = load_spec(spec, tuple(settings or ()))
-    _know_blocks(loaded)
+    know_blocks(loaded)
     with watching() as progress:
         release = run_refresh(loaded, force=force, use_prefect=not no_prefect, listener=progress)
     if as_json:
-        _print_json(release.model_dump(mode="json"))
+        print_json(release.model_dump(mode="json"))
     elif release.unchanged:
         print(f"unchanged: source and spec are those of version {release.version}; --force publishes anew")
     else:
@@ -179,7 +160,7 @@ def refresh(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "tabvae synthesize customers.parquet synthetic.parquet --rows 10000 --seed 1",
         "tabvae synthesize s3://lake/customers/ out/ --given segment=premium",
     )
@@ -205,15 +186,21 @@ def synthesize(
     from tabvae_core.local import synthesize as run_synthesize
 
     model = {"method": method, "seed": seed, "max_seconds": max_seconds}
-    draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given), "balance": _balance(balance)}
-    loaded = _partial(table, spec, endpoint_url, model=model, sample=draw)
+    draw = {
+        "rows": rows,
+        "seed": seed,
+        "shards": shards,
+        "given": pairs_of(given),
+        "balance": balance_of(balance),
+    }
+    loaded = spec_of_options(table, spec, endpoint_url, model=model, sample=draw)
     with watching() as progress:
         made = run_synthesize(loaded, out, endpoint_url=endpoint_url, progress=progress)
-    _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
+    print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
 
 
 @app.command(
-    epilog=_example("tabvae fit customers.parquet model/", "tabvae fit s3://lake/customers/ model/ --max-seconds 60")
+    epilog=example("tabvae fit customers.parquet model/", "tabvae fit s3://lake/customers/ model/ --max-seconds 60")
 )
 def fit(
     table: Table,
@@ -229,15 +216,15 @@ def fit(
     from tabvae_core.local import fit_table
 
     model = {"method": method, "seed": seed, "max_seconds": max_seconds}
-    loaded = _partial(table, spec, endpoint_url, model=model)
+    loaded = spec_of_options(table, spec, endpoint_url, model=model)
     with watching() as progress:
         made = fit_table(loaded, model_dir, progress=progress)
     text = f"learned {_size(made.rows, made.columns)} in {made.seconds:,.0f} s: {model_dir}"
-    _print_result(made.model_dump(), text, as_json)
+    print_result(made.model_dump(), text, as_json)
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "tabvae sample model/ synthetic.parquet --rows 10000 --seed 1",
         "tabvae sample model/ filled.parquet --given-table partial.parquet",
     )
@@ -268,17 +255,23 @@ def sample(
     """
     from tabvae_core.local import sample_model
 
-    draw = {"rows": rows, "seed": seed, "shards": shards, "given": _pairs(given), "balance": _balance(balance)}
-    loaded = _partial(model_dir, spec, None, sample=draw)
+    draw = {
+        "rows": rows,
+        "seed": seed,
+        "shards": shards,
+        "given": pairs_of(given),
+        "balance": balance_of(balance),
+    }
+    loaded = spec_of_options(model_dir, spec, None, sample=draw)
     with watching() as progress:
         made = sample_model(
             model_dir, out, loaded, given_table=given_table, endpoint_url=endpoint_url, progress=progress
         )
-    _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
+    print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "tabvae evaluate customers.parquet synthetic.parquet --html report.html",
         "tabvae evaluate train.parquet synthetic.parquet --holdout held_out.parquet --json -",
     )
@@ -314,20 +307,20 @@ def evaluate(
     with watching() as progress:
         result = evaluate_tables(
             real, synthetic, holdout=holdout, target_column=target, balanced=balanced, html=html,
-            storage=_storage(endpoint_url), progress=progress,
+            storage=storage_of(endpoint_url), progress=progress,
         )  # fmt: skip
     if json_file == "-":
-        _print_json(result.model_dump(mode="json"))
+        print_json(result.model_dump(mode="json"))
         return
     if json_file is not None:
-        write_bytes(json_file, (_json(result.model_dump(mode="json")) + "\n").encode())
+        write_bytes(json_file, (as_json_text(result.model_dump(mode="json")) + "\n").encode())
     print_table([{"figure": n, "value": m.value, "floor": m.floor} for n, m in result.metrics.items()])
     print(result.verdict.sentence)
     for place in filter(None, (html, json_file)):
         print(f"wrote {place}")
 
 
-@latent.command(epilog=_example("tabvae latent encode model/ customers.parquet latents.parquet"))
+@latent.command(epilog=example("tabvae latent encode model/ customers.parquet latents.parquet"))
 def encode(
     model_dir: Model,
     table: Table,
@@ -344,10 +337,10 @@ def encode(
 
     with watching() as progress:
         made = encode_table(model_dir, table, out, member=member, endpoint_url=endpoint_url, progress=progress)
-    _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
+    print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
 
 
-@latent.command(epilog=_example("tabvae latent interpolate model/ customers.parquet line.parquet --rows 3,17"))
+@latent.command(epilog=example("tabvae latent interpolate model/ customers.parquet line.parquet --rows 3,17"))
 def interpolate(
     model_dir: Model,
     table: Table,
@@ -368,11 +361,11 @@ def interpolate(
     made = interpolate_rows(
         model_dir, table, _row_numbers(rows), out, steps=steps, seed=seed or 0, member=member, endpoint_url=endpoint_url
     )
-    _print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
+    print_result(made.model_dump(), f"wrote {_size(made.rows, made.columns)}: {out}", as_json)
 
 
 @latent.command(
-    epilog=_example(
+    epilog=example(
         "tabvae latent traverse model/ axes.html",
         "tabvae latent traverse model/ axes.parquet --axis 2 --table customers.parquet",
     )
@@ -401,7 +394,7 @@ def traverse(
             progress=progress,
         )  # fmt: skip
     if as_json:
-        _print_json(made.model_dump(mode="json"))
+        print_json(made.model_dump(mode="json"))
         return
     for number, moved in made.effects.items():
         print(f"axis {number}: " + ", ".join(f"{name} {effect:.2f}" for name, effect in list(moved.items())[:3]))
@@ -409,7 +402,7 @@ def traverse(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "tabvae compare customers.parquet --html comparison.html",
         "tabvae compare customers.parquet --methods vae,gaussian_copula --max-seconds 120 --target segment --json -",
     )
@@ -446,18 +439,18 @@ def compare(
     from tabvae_core.local import compare_table
 
     chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
-    loaded = _partial(
+    loaded = spec_of_options(
         table, spec, endpoint_url, model={"max_seconds": max_seconds, "seed": seed}, sample={"rows": rows, "seed": seed}
     )
     if target is not None:
         loaded = loaded.model_copy(update={"target_column": target})
     with watching() as progress:
-        found = compare_table(loaded, chosen, html=html, storage=_storage(endpoint_url), progress=progress)
+        found = compare_table(loaded, chosen, html=html, storage=storage_of(endpoint_url), progress=progress)
     if json_file == "-":
-        _print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump(mode="json"))
     else:
         if json_file is not None:
-            write_bytes(json_file, (_json(found.model_dump(mode="json")) + "\n").encode())
+            write_bytes(json_file, (as_json_text(found.model_dump(mode="json")) + "\n").encode())
         _print_comparison(found)
         for place in filter(None, (html, json_file)):
             print(f"wrote {place}")
@@ -467,7 +460,7 @@ def compare(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "tabvae augment customers.parquet more.parquet --column churned --value yes",
         "tabvae augment s3://lake/customers/ more/ --column churned --value yes --share 0.3 --html report.html",
     )
@@ -498,14 +491,14 @@ def augment(
     from tabvae_core.augment import augment_table
 
     model = {"method": method, "seed": seed, "max_seconds": max_seconds}
-    loaded = _partial(table, spec, endpoint_url, model=model, sample={"seed": seed, "shards": shards})
+    loaded = spec_of_options(table, spec, endpoint_url, model=model, sample={"seed": seed, "shards": shards})
     with watching() as progress:
         made = augment_table(
             loaded, out, column=column, value=value, share=share, html=html, endpoint_url=endpoint_url,
             progress=progress,
         )  # fmt: skip
     if as_json:
-        _print_json(made.model_dump(mode="json"))
+        print_json(made.model_dump(mode="json"))
         return
     print_table(made.gain.table())
     print(made.gain.sentence)
@@ -514,7 +507,7 @@ def augment(
 
 
 @app.command(
-    epilog=_example(
+    epilog=example(
         "tabvae simulate model/ scenarios/ --spec scenarios.yaml",
         "tabvae simulate customers.parquet scenarios/ --spec scenarios.yaml --scenario downturn",
     )
@@ -544,19 +537,19 @@ def simulate(
 
     model = {"method": method, "seed": seed, "max_seconds": max_seconds}
     draw = {"rows": rows, "seed": seed, "shards": shards}
-    loaded = _partial(source, spec, endpoint_url, model=model, sample=draw)
+    loaded = spec_of_options(source, spec, endpoint_url, model=model, sample=draw)
     with watching() as progress:
         made = run_simulate(
             loaded, source, out, names=tuple(scenario or ()), endpoint_url=endpoint_url, progress=progress
         )
     if as_json:
-        _print_json(made.model_dump(mode="json"))
+        print_json(made.model_dump(mode="json"))
         return
     print_table([figure.cells() for figure in made.differences.figures])
     print(f"wrote {', '.join(made.files)}: {out}")
 
 
-@app.command(epilog=_example("tabvae releases s3://lake/synthetic/customers"))
+@app.command(epilog=example("tabvae releases s3://lake/synthetic/customers"))
 def releases(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the releases: a path or URL.")],
     endpoint_url: Endpoint = None,
@@ -568,12 +561,12 @@ def releases(
     """
     from tabvae_core import release
 
-    storage = _storage(endpoint_url)
+    storage = storage_of(endpoint_url)
     found = release.releases(target, storage)
     if as_json:
         current = next((one.version for one in found if one.current), None)
         rows = [one.model_dump(mode="json") for one in found]
-        _print_json({"target": target, "current": current, "releases": rows})
+        print_json({"target": target, "current": current, "releases": rows})
         return
     if not found:
         notice(f"{target} has no releases")
@@ -581,7 +574,7 @@ def releases(
 
 
 @app.command(
-    epilog=_example("tabvae rollback s3://lake/synthetic/customers VERSION", "tabvae releases TARGET   # lists them")
+    epilog=example("tabvae rollback s3://lake/synthetic/customers VERSION", "tabvae releases TARGET   # lists them")
 )
 def rollback(
     target: Annotated[str, typer.Argument(metavar="TARGET", help="Folder of the releases: a path or URL.")],
@@ -592,11 +585,11 @@ def rollback(
     """Make an older version the current one."""
     from tabvae_core import release
 
-    back = release.rollback(target, version, _storage(endpoint_url))
-    _print_result(back.model_dump(mode="json"), f"current version is now {back.version}: {back.uri}", as_json)
+    back = release.rollback(target, version, storage_of(endpoint_url))
+    print_result(back.model_dump(mode="json"), f"current version is now {back.version}: {back.uri}", as_json)
 
 
-@app.command(epilog=_example("tabvae demo", "tabvae demo --folder demo-output --rows 10000"))
+@app.command(epilog=example("tabvae demo", "tabvae demo --folder demo-output --rows 10000"))
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where everything is put, and stays.")] = Path("demo-output"),
     rows: Annotated[int, typer.Option("--rows", metavar="N", min=200, help="Customers to generate.")] = 50_000,
@@ -611,7 +604,7 @@ def demo(
     with watching() as progress:
         result = run_demo(folder, rows=rows, progress=progress)
     if as_json:
-        _print_json(result.as_dict())
+        print_json(result.as_dict())
     else:
         print(result.text())
 
@@ -698,18 +691,6 @@ def _release_row(one: ReleaseInfo) -> dict[str, Any]:
     return {"": mark, "version": one.version, "published": one.published_at, "rows": one.rows, "table": place}
 
 
-def _storage(endpoint_url: str | None) -> StorageSpec:
-    from tabvae_core.spec import StorageSpec
-
-    return StorageSpec(endpoint_url=endpoint_url)
-
-
-def _pairs(given: list[str] | None) -> dict[str, str] | None:
-    from tabvae_core.given import split_pairs
-
-    return split_pairs(tuple(given)) if given else None
-
-
 def _row_numbers(text: str) -> tuple[int, ...]:
     from tabvae_core.errors import SpecError
 
@@ -717,48 +698,6 @@ def _row_numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise SpecError(f"--rows must be two row numbers, however: {text!r}", hint="for example --rows 3,17") from None
-
-
-def _balance(options: list[str] | None) -> dict[str, Any] | None:
-    from tabvae_core.balance import split_balance
-
-    return split_balance(options) if options else None
-
-
-def _partial(table: str, file: Path | None, endpoint_url: str | None, **parts: dict[str, Any]) -> RefreshSpec:
-    """Read a spec that may be partial, and lay the options that were given over it."""
-    from tabvae_core.local import partial_spec, read_partial
-
-    data: dict[str, Any] = read_partial(file) if file is not None else {}
-    for part, options in parts.items():
-        chosen = {key: value for key, value in options.items() if value is not None}
-        if chosen:
-            data[part] = {**(data.get(part) or {}), **chosen}
-    return partial_spec(table, data, where=f"spec {file}" if file else "options", endpoint_url=endpoint_url)
-
-
-def _know_blocks(spec: RefreshSpec) -> None:
-    """Let credentials come from Prefect blocks, where the spec names one and Prefect is installed."""
-    parts = (spec.source.storage, spec.target.storage, spec.workspace.storage)
-    if any(storage.credentials.startswith("block:") for storage in parts):
-        from tabvae_flows.runner import prefect_installed
-
-        if prefect_installed():
-            from tabvae_flows.blocks import register_resolver
-
-            register_resolver()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _print_json(value: Any) -> None:
-    print(_json(value))
-
-
-def _print_result(value: Any, text: str, as_json: bool) -> None:
-    print(_json(value) if as_json else text)
 
 
 if __name__ == "__main__":
