@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,17 @@ class TrainingRecord:
     validation_loss: list[float] = field(default_factory=list)
     best_epoch: int = 0
     stopped: str = "epochs"
+
+    def told(self) -> dict[str, Any]:
+        """What a model card says of it."""
+        return {
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+            "steps": self.steps,
+            "stopped_by": self.stopped,
+            "train_loss": self.train_loss,
+            "validation_loss": self.validation_loss,
+        }
 
 
 def train(
