@@ -15,6 +15,7 @@ from prefect.states import Completed, Failed
 
 import tabvae_tasks as tasks
 from tabvae_core.comparison import Comparison
+from tabvae_core.dates import dated
 from tabvae_core.errors import DataError, GateRefused, PublishConflict, SpecError, StorageError, TabvaeError
 from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.references import ModelRef, ReleaseRef, TableRef
@@ -56,23 +57,28 @@ def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
     validate_parameters=True,
 )
 @_said_in_state
-def synthetic_refresh(spec: RefreshSpec, force: bool = False) -> State[ReleaseRef]:
+def synthetic_refresh(spec: RefreshSpec, force: bool = False, wait: bool = True) -> State[ReleaseRef]:
     """Refresh the synthetic copy of a table: learn, sample, prove, publish.
 
     Args:
         spec: Source, target, model, gates: the whole refresh.
         force: Publish a new version even where source and spec have not changed.
+        wait: Wait for a refresh of the same target that is running; else fail with a conflict.
 
     """
-    snapshot = tasks.take_snapshot(spec, force)
-    if (current := tasks.find_release(spec, snapshot)) is not None:
-        return Completed(name="Unchanged", message=f"unchanged: version {current.version} stays", data=current)
-    model = tasks.train_model(spec, snapshot)
-    table = tasks.sample_table(spec, snapshot, model)
-    validation = tasks.validate_table(spec, snapshot, model, table)
-    evaluation = tasks.evaluate_table(spec, snapshot, model, table, validation)
-    release = tasks.publish_release(spec, snapshot, model, table, validation, evaluation)
-    return Completed(message=f"published version {release.version}: {release.rows:,} rows", data=release)
+    spec = dated(spec)
+    with tasks.hold_target(spec, wait):
+        snapshot = tasks.take_snapshot(spec, force)
+        if (current := tasks.find_release(spec, snapshot)) is not None:
+            return Completed(name="Unchanged", message=f"unchanged: version {current.version} stays", data=current)
+        choice = tasks.choose_model(spec, snapshot)
+        model = choice.model or tasks.train_model(spec, snapshot)
+        table = tasks.sample_table(spec, snapshot, model)
+        validation = tasks.validate_table(spec, snapshot, model, table)
+        evaluation = tasks.evaluate_table(spec, snapshot, model, table, validation)
+        release = tasks.publish_release(spec, snapshot, model, table, validation, evaluation)
+    drawn = f", from the model of run {choice.trained_by}: {choice.reason}" if choice.model else ""
+    return Completed(message=f"published version {release.version}: {release.rows:,} rows{drawn}", data=release)
 
 
 @flow(name="train-model", flow_run_name="train-{spec.name}", result_serializer="json")
@@ -84,6 +90,7 @@ def train_model(spec: RefreshSpec) -> State[ModelRef]:
         spec: Source, model, privacy; the target is not touched.
 
     """
+    spec = dated(spec)
     model = tasks.train_model(spec, tasks.take_snapshot(spec))
     return Completed(message=f"learned {model.rows:,} rows in {model.seconds:,.0f} s: {model.uri}", data=model)
 
@@ -97,6 +104,7 @@ def sample_table(spec: RefreshSpec) -> State[TableRef]:
         spec: Source, model, sample; the target is not touched.
 
     """
+    spec = dated(spec)
     snapshot = tasks.take_snapshot(spec)
     table = tasks.sample_table(spec, snapshot, tasks.train_model(spec, snapshot))
     return Completed(message=f"drew {table.rows:,} rows: {table.uri}", data=table)
