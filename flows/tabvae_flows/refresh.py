@@ -21,7 +21,7 @@ from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.references import ModelRef, ReleaseRef, TableRef
 from tabvae_core.spec import RefreshSpec
 
-__all__ = ["compare_methods", "sample_table", "synthetic_refresh", "train_model"]
+__all__ = ["compare_methods", "said_in_state", "sample_table", "synthetic_refresh", "train_model"]
 
 P = ParamSpec("P")
 
@@ -34,7 +34,7 @@ _FAILED_NAMES: dict[type[TabvaeError], str] = {
 }
 
 
-def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
+def said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
     """Turn an error of ours into a failed state whose message is the error's own; callers still get the error."""
 
     @wraps(function)
@@ -56,7 +56,7 @@ def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
     log_prints=False,
     validate_parameters=True,
 )
-@_said_in_state
+@said_in_state
 def synthetic_refresh(spec: RefreshSpec, force: bool = False, wait: bool = True) -> State[ReleaseRef]:
     """Refresh the synthetic copy of a table: learn, sample, prove, publish.
 
@@ -82,7 +82,7 @@ def synthetic_refresh(spec: RefreshSpec, force: bool = False, wait: bool = True)
 
 
 @flow(name="train-model", flow_run_name="train-{spec.name}", result_serializer="json")
-@_said_in_state
+@said_in_state
 def train_model(spec: RefreshSpec) -> State[ModelRef]:
     """Pin the source and learn it; the model stays in the workspace, where a refresh of the same spec finds it.
 
@@ -96,7 +96,7 @@ def train_model(spec: RefreshSpec) -> State[ModelRef]:
 
 
 @flow(name="sample-table", flow_run_name="sample-{spec.name}", result_serializer="json")
-@_said_in_state
+@said_in_state
 def sample_table(spec: RefreshSpec) -> State[TableRef]:
     """Draw a table into the workspace, training first where there is no model yet; nothing is published.
 
@@ -111,7 +111,7 @@ def sample_table(spec: RefreshSpec) -> State[TableRef]:
 
 
 @flow(name="compare-methods", flow_run_name="compare-{spec.name}", result_serializer="json")
-@_said_in_state
+@said_in_state
 def compare_methods(spec: RefreshSpec, methods: list[str] | None = None) -> State[Comparison]:
     """Learn the source by several methods, measure each against the same held-out rows, recommend one.
 

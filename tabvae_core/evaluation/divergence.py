@@ -217,4 +217,5 @@ def _local_means(numbers: _Floats, steps: _Floats, shared: int) -> _Floats:
     last = max(len(ordered) - shared, 0)
     starts = np.clip(np.round(steps * (len(ordered) - 1)).astype(np.int64) - shared // 2, 0, last)
     windows = ordered[starts[:, None] + np.arange(min(shared, len(ordered)))]
-    return np.where(windows[:, 0] == windows[:, -1], windows[:, 0], windows.mean(axis=1))
+    means: _Floats = np.where(windows[:, 0] == windows[:, -1], windows[:, 0], windows.mean(axis=1))
+    return means

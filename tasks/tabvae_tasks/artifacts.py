@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from tabvae_core.comparison import Comparison
 from tabvae_core.evaluation.result import Metric
+from tabvae_core.outcomes import Outcome, summary
 from tabvae_core.references import EvaluationRef, GateResult, ModelChoice, ReleaseRef, ValidationRef
 from tabvae_tasks.listening import artifact_key
 
@@ -16,6 +18,7 @@ __all__ = [
     "quality_rows",
     "show_choice",
     "show_comparison",
+    "show_outcomes",
     "show_quality",
     "show_release",
     "show_validation",
@@ -132,6 +135,12 @@ def show_comparison(table: str, comparison: Comparison) -> None:
         description=f"{' '.join(comparison.recommendation.reasons)} Each figure stands beside its floor.",
     )
     _show_link(table, comparison.report_uri, "comparison of methods")
+
+
+def show_outcomes(name: str, outcomes: Sequence[Outcome]) -> None:
+    """Leave one row a table of a set, and what they came to."""
+    key = artifact_key("set", name)
+    create_table_artifact([one.row for one in outcomes], key=key, description=summary(outcomes))
 
 
 def _beside(metric: Metric) -> str:
