@@ -12,6 +12,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner
 from pydantic import Field
 
+from tabvae_core.errors import TabvaeError
 from tabvae_core.outcomes import Outcome, attempt, summary
 from tabvae_core.spec import RefreshSpec
 from tabvae_flows.refresh import said_in_state, synthetic_refresh
@@ -41,7 +42,7 @@ def refresh_set(
     show_outcomes(Path(folder).name, outcomes)
     said = summary(outcomes)
     if any(one.exit_code for one in outcomes):
-        return Failed(name="SomeFailed", message=said, data=outcomes)
+        return Failed(name="SomeFailed", message=said, data=TabvaeError(said, hint="the set's artifact says why"))
     return Completed(message=said, data=outcomes)
 
 

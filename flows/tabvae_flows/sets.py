@@ -1,6 +1,6 @@
 """Refresh sets: a folder of specs, run some at a time, each in a process of its own.
 
-Training is bound by the processor, and a table that takes a process down with it must not take the others: so each table
+Training is bound by the processor, and a table that takes its process down must not take the others down: so each table
 is one `tabvae refresh`, with its share of the machine's threads.
 """
 

@@ -14,9 +14,8 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog=example("tabvae drift refresh.yaml", "tabvae drift refresh.yaml --set policy.max_drift=0.1"))(
-        drift
-    )
+    lines = "tabvae drift refresh.yaml", "tabvae drift refresh.yaml --set policy.max_drift=0.1"
+    app.command(epilog=example(*lines))(drift)
 
 
 def drift(
