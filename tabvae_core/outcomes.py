@@ -62,7 +62,7 @@ def attempt(table: str, run: Callable[[], ReleaseRef]) -> Outcome:
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Say in one line how many came out how, and name those that did not end well."""
-    counted = Counter(one.outcome for one in outcomes)
+    counted = Counter[str](one.outcome for one in outcomes)
     parts = [f"{counted[kind]} {kind}" for kind in _ORDER if counted[kind]]
     bad = [one.table for one in outcomes if one.exit_code]
     return ", ".join(parts) + (f": {', '.join(bad)}" if bad else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from prefect import flow, task
 from prefect.client.schemas.objects import State
@@ -18,6 +18,9 @@ from tabvae_core.spec import RefreshSpec
 from tabvae_flows.refresh import said_in_state, synthetic_refresh
 from tabvae_flows.sets import load_set, threads_each
 from tabvae_tasks.artifacts import show_outcomes
+
+if TYPE_CHECKING:
+    from tabvae_core.references import ReleaseRef
 
 __all__ = ["refresh_set"]
 
@@ -49,7 +52,7 @@ def refresh_set(
 @task(name="refresh table", task_run_name="refresh {table}", persist_result=False)
 def refresh_table(table: str, spec: RefreshSpec, force: bool) -> Outcome:
     """Run the refresh of one table as a flow below this task; a refusal is an outcome, not an error."""
-    return attempt(table, lambda: synthetic_refresh(spec, force=force))
+    return attempt(table, lambda: cast("ReleaseRef", synthetic_refresh(spec, force=force)))
 
 
 def _share_threads(threads: int) -> None:

@@ -36,7 +36,7 @@ def test_rows_of_one_distribution_do_not_drift() -> None:
         ("age", lambda cells: pa.array(np.asarray(cells) + 8, pa.int16())),
         ("income", lambda cells: pa.array(cells.fill_null(0).to_numpy(), mask=np.arange(len(cells)) % 3 == 0)),
         ("segment", lambda cells: pa.array(["pro" if k % 4 == 0 else str(c) for k, c in enumerate(cells.to_pylist())])),
-        ("opened", lambda cells: pa.array(cells.to_numpy() + np.timedelta64(200, "D"))),
+        ("opened", lambda cells: pa.array(np.asarray(cells) + np.timedelta64(200, "D"))),
         ("key", lambda cells: pa.array([None if k % 5 == 0 else c for k, c in enumerate(cells.to_pylist())])),
         ("active", lambda cells: pa.array([True] * len(cells))),
     ],
