@@ -1222,7 +1222,7 @@ This table is made by `tests/faults/error_table.py --write`; a test fails when i
 | 2 | the spec, a rule or an option |
 | 3 | the table, or a model file |
 | 4 | a gate refused the table: it is in quarantine, the published version stays |
-| 5 | another writer published first |
+| 5 | another writer published first, or is refreshing the target |
 | 6 | storage: access, network, disk |
 | 130 | interrupted |
 

@@ -24,7 +24,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "people" / f"day=2026-01-0{day}").mkdir(parents=True)
         pq.write_table(people(150, seed=day), tmp_path / "people" / f"day=2026-01-0{day}" / "a.parquet")
     spec = {
-        "source": {"uri": "people", "filters": ["day = '{date}'"]},
+        "source": {"uri": "people", "filters": ["day == '{date}'"]},
         "target": {"uri": "out", "keep": 2},
         "workspace": {"uri": "work"},
         "model": {"method": "gaussian_copula"},

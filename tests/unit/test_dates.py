@@ -46,9 +46,9 @@ def test_wrong_dates_are_one_clear_error(text: str, says: str) -> None:
 
 
 def test_a_date_is_put_in_its_places() -> None:
-    spec = dated(spec_of(filters=["day = '{date}'", "x > 0"]), date(2026, 1, 7))
+    spec = dated(spec_of(filters=["day == '{date}'", "x > 0"]), date(2026, 1, 7))
     assert spec.source.uri == "lake/day=2026-01-07/"
-    assert spec.source.filters == ("day = '2026-01-07'", "x > 0")
+    assert spec.source.filters == ("day == '2026-01-07'", "x > 0")
     assert spec.source.date == "2026-01-07"
     assert dated(spec) == spec
     assert RefreshSpec.model_validate(spec.model_dump(mode="json")) == spec

@@ -21,17 +21,17 @@ LAX = {"max_column_jsd": 1, "max_trend": 100, "max_auc": 1, "max_copies": 100, "
 STRICT = LAX | {"max_shape": 0}
 
 
-def write_spec(folder: Path, name: str, **changes: Any) -> None:
+def write_spec(folder: Path, file: str, **changes: Any) -> None:
     spec: dict[str, Any] = {
-        "name": name,
+        "name": file,
         "source": {"uri": str(folder / "people.parquet")},
-        "target": {"uri": str(folder / "out" / name)},
+        "target": {"uri": str(folder / "out" / file)},
         "workspace": {"uri": str(folder / "work")},
         "model": {"method": "gaussian_copula"},
         "gates": LAX,
     }
     (folder / "specs").mkdir(exist_ok=True)
-    (folder / "specs" / f"{name}.yaml").write_text(yaml.safe_dump(spec | changes), encoding="utf-8")
+    (folder / "specs" / f"{file}.yaml").write_text(yaml.safe_dump(spec | changes), encoding="utf-8")
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_what_is_refused_before_anything_runs(folder: Path) -> None:
 
 
 def test_tables_of_one_name_are_told_apart_by_their_files(folder: Path) -> None:
-    write_spec(folder, "a", name="table")
-    write_spec(folder, "b", name="table")
+    for file in ("a", "b"):
+        write_spec(folder, file, name="table")
     assert [label for label, _, _ in load_set(folder / "specs")] == ["a", "b"]
 
 
