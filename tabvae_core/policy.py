@@ -95,7 +95,7 @@ def choose_model(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress
     progress(ProgressEvent(_STEP, 0, message="against the rows that the last model learned"))
 
     def rows() -> pa.Table:
-        with steps.pinned(spec, snapshot) as source:
+        with steps.pinned_source(spec, snapshot) as source:
             return steps.compared_rows(spec, source)
 
     choice = _decide(spec, run.run_id, snapshot.files, snapshot.schema_fingerprint, rows)

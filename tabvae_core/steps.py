@@ -67,7 +67,7 @@ __all__ = [
     "learn",
     "measured_rows",
     "open_source",
-    "pinned",
+    "pinned_source",
     "proof_of",
     "publish",
     "refresh",
@@ -232,7 +232,7 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
     if (done := run.record("train", ModelRef)) is not None:
         return skipped("train", done, progress)
     writing = store.storage_errors(run.place("checkpoint"))
-    with pinned(spec, snapshot) as source, run.checkpoint() as checkpoint, writing:
+    with pinned_source(spec, snapshot) as source, run.checkpoint() as checkpoint, writing:
         rows = RowSplit(source, "train", holdout=spec.gates.holdout, seed=spec.model.seed)
         synthesizer = learn(spec, rows, drawn=snapshot.rows, checkpoint=checkpoint, progress=progress)
     with run.output("model") as folder:
@@ -262,7 +262,7 @@ def _profile(spec: RefreshSpec, snapshot: SnapshotRef, schema: TableSchema) -> P
     """Describe the rows that were learned, so that a later source can be held against them."""
     from tabvae_core.drift import Profile, profile_of
 
-    with pinned(spec, snapshot) as source:
+    with pinned_source(spec, snapshot) as source:
         rows = compared_rows(spec, source)
     return Profile(
         rows=rows.num_rows,
@@ -638,7 +638,7 @@ def publish(
 
 def rows_of(spec: RefreshSpec, snapshot: SnapshotRef, part: Part) -> int:
     """Count the rows of one side of the split."""
-    with pinned(spec, snapshot) as source:
+    with pinned_source(spec, snapshot) as source:
         return _part(spec, source, part).num_rows
 
 
@@ -824,7 +824,7 @@ def _decision(column: ColumnSchema) -> str:
 
 
 @contextmanager
-def pinned(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetSource]:
+def pinned_source(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetSource]:
     """Open the source as the snapshot saw it, and make sure afterwards that it stayed so.
 
     Raises:
@@ -853,7 +853,7 @@ def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part, max_rows: in
     """
     from tabvae_core.given import given_values
 
-    with pinned(spec, snapshot) as source:
+    with pinned_source(spec, snapshot) as source:
         table = collect(_part(spec, source, part), max_rows=max_rows)
     for name, value in given_values(spec.sample.given, _schema_of(Run(spec, snapshot.run_id))).items():
         column = plain(table[name])
