@@ -115,6 +115,7 @@ def _lock(path: str, queue: _Queue) -> int:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # who held it removed an empty target in between
             continue
+        holder = None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_in_place(handle, path):
@@ -122,11 +123,13 @@ def _lock(path: str, queue: _Queue) -> int:
                 os.write(handle, _oneself().encode())
                 return handle
         except BlockingIOError:
-            queue.stand(os.pread(handle, 200, 0).decode(errors="replace"), _ASKED_EVERY_LOCALLY)
+            holder = os.pread(handle, 200, 0).decode(errors="replace")
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)
+        if holder is not None:
+            queue.stand(holder, _ASKED_EVERY_LOCALLY)
 
 
 def _is_in_place(handle: int, path: str) -> bool:
