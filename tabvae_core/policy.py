@@ -101,9 +101,9 @@ def choose_model(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress
     choice = _decide(spec, run.run_id, snapshot.files, snapshot.schema_fingerprint, rows)
     if choice.model is not None:
         choice = _take_over(spec, run, choice, choice.model)
-    said = f"{'last model' if choice.model else 'train anew'}: {choice.reason}"
-    _log.info("%s", said)
-    progress(ProgressEvent(_STEP, 1, 1, message=said))
+    does = "the last model draws the new table" if choice.model else "training anew"
+    _log.info("%s: %s", does, choice.reason)
+    progress(ProgressEvent(_STEP, 1, 1, message=does))
     return run.complete(_STEP, choice)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, cast
 
 from prefect import flow, task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner
-from pydantic import Field
 
-from tabvae_core.errors import TabvaeError
+from tabvae_core.errors import SpecError, TabvaeError
 from tabvae_core.outcomes import Outcome, attempt, summary
 from tabvae_core.spec import RefreshSpec
 from tabvae_flows.refresh import said_in_state, synthetic_refresh
@@ -27,9 +26,7 @@ __all__ = ["refresh_set"]
 
 @flow(name="refresh-set", flow_run_name="refresh-set-{folder}", result_serializer="json")
 @said_in_state
-def refresh_set(
-    folder: str, parallel: Annotated[int, Field(ge=1, le=64)] = 4, force: bool = False
-) -> State[list[Outcome]]:
+def refresh_set(folder: str, parallel: int = 4, force: bool = False) -> State[list[Outcome]]:
     """Refresh the tables of a folder of specs; one that fails or is refused does not stop the others.
 
     Args:
@@ -38,6 +35,8 @@ def refresh_set(
         force: Publish new versions even where source and spec have not changed.
 
     """
+    if parallel < 1:
+        raise SpecError(f"parallel must be at least 1, however: {parallel}", hint="it is the number of processes")
     members = load_set(Path(folder))
     with ProcessPoolTaskRunner(parallel, initializer=_share_threads, initargs=(threads_each(parallel),)) as runner:
         futures = [runner.submit(refresh_table, {"table": t, "spec": spec, "force": force}) for t, _, spec in members]

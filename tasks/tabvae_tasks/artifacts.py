@@ -86,7 +86,9 @@ def show_choice(table: str, choice: ModelChoice) -> None:
     if choice.columns:
         does = {"train": "trains anew", "reuse": "draws from the last model"}[choice.decision]
         create_table_artifact(
-            drift_rows(choice), key=artifact_key(table, "drift"), description=f"The run {does}: {choice.reason}."
+            drift_rows(choice),
+            key=artifact_key(table, "drift", "columns"),
+            description=f"The run {does}: {choice.reason}.",
         )
 
 

@@ -173,7 +173,7 @@ def test_a_source_without_drift_is_sampled_from_the_last_model(tmp_path: Path) -
     assert second.version != first.version
     assert f"from the model of run {first.run_id}: no column drifted by more than 0.1" in states()[0].message
     with get_client(sync_client=True) as client:
-        drift = {artifact.key: artifact for artifact in client.read_artifacts()}["drifting-drift"]
+        drift = {artifact.key: artifact for artifact in client.read_artifacts()}["drifting-drift-columns"]
     assert drift.description is not None
     assert drift.description.startswith("The run draws from the last model: ")
     assert "as learned" in str(drift.data)
@@ -185,6 +185,8 @@ def test_a_set_is_a_flow_run_a_table_and_one_summary(tmp_path: Path) -> None:
     for name, gates in (("alpha", LAX), ("beta", LAX | {"max_shape": 0})):
         spec = local_spec(tmp_path, name, gates=gates)
         (tmp_path / "specs" / f"{name}.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    with pytest.raises(SpecError, match="parallel must be at least 1"):
+        refresh_set(str(tmp_path / "specs"), parallel=0)
     with pytest.raises(TabvaeError, match="1 published, 1 refused: beta"):
         refresh_set(str(tmp_path / "specs"), parallel=2)
     assert release.current(str(tmp_path / "out" / "alpha")) is not None
