@@ -1,7 +1,7 @@
 """The folder of a run: completion records, the model, the table that is not yet accepted, the report.
 
     WORKSPACE/runs/<run_id>/
-      spec.yaml  snapshot.json  train.json  sample.json  validate.json  evaluate.json  publish.json |
+      spec.yaml  snapshot.json  drift.json  train.json  sample.json  validate.json  evaluate.json  publish.json |
       refused.json model/  checkpoint/  table/  docs/  report/
       measured.json   of a method that is compared      comparison/   of the methods together
 

@@ -15,12 +15,13 @@ from prefect.states import Completed, Failed
 
 import tabvae_tasks as tasks
 from tabvae_core.comparison import Comparison
+from tabvae_core.dates import dated
 from tabvae_core.errors import DataError, GateRefused, PublishConflict, SpecError, StorageError, TabvaeError
 from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.references import ModelRef, ReleaseRef, TableRef
 from tabvae_core.spec import RefreshSpec
 
-__all__ = ["compare_methods", "sample_table", "synthetic_refresh", "train_model"]
+__all__ = ["compare_methods", "said_in_state", "sample_table", "synthetic_refresh", "train_model"]
 
 P = ParamSpec("P")
 
@@ -33,7 +34,7 @@ _FAILED_NAMES: dict[type[TabvaeError], str] = {
 }
 
 
-def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
+def said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
     """Turn an error of ours into a failed state whose message is the error's own; callers still get the error."""
 
     @wraps(function)
@@ -55,28 +56,33 @@ def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
     log_prints=False,
     validate_parameters=True,
 )
-@_said_in_state
-def synthetic_refresh(spec: RefreshSpec, force: bool = False) -> State[ReleaseRef]:
+@said_in_state
+def synthetic_refresh(spec: RefreshSpec, force: bool = False, wait: bool = True) -> State[ReleaseRef]:
     """Refresh the synthetic copy of a table: learn, sample, prove, publish.
 
     Args:
         spec: Source, target, model, gates: the whole refresh.
         force: Publish a new version even where source and spec have not changed.
+        wait: Wait for a refresh of the same target that is running; else fail with a conflict.
 
     """
-    snapshot = tasks.take_snapshot(spec, force)
-    if (current := tasks.find_release(spec, snapshot)) is not None:
-        return Completed(name="Unchanged", message=f"unchanged: version {current.version} stays", data=current)
-    model = tasks.train_model(spec, snapshot)
-    table = tasks.sample_table(spec, snapshot, model)
-    validation = tasks.validate_table(spec, snapshot, model, table)
-    evaluation = tasks.evaluate_table(spec, snapshot, model, table, validation)
-    release = tasks.publish_release(spec, snapshot, model, table, validation, evaluation)
-    return Completed(message=f"published version {release.version}: {release.rows:,} rows", data=release)
+    spec = dated(spec)
+    with tasks.hold_target(spec, wait):
+        snapshot = tasks.take_snapshot(spec, force)
+        if (current := tasks.find_release(spec, snapshot)) is not None:
+            return Completed(name="Unchanged", message=f"unchanged: version {current.version} stays", data=current)
+        choice = tasks.choose_model(spec, snapshot)
+        model = choice.model or tasks.train_model(spec, snapshot)
+        table = tasks.sample_table(spec, snapshot, model)
+        validation = tasks.validate_table(spec, snapshot, model, table)
+        evaluation = tasks.evaluate_table(spec, snapshot, model, table, validation)
+        release = tasks.publish_release(spec, snapshot, model, table, validation, evaluation)
+    drawn = f", from the model of run {choice.trained_by}: {choice.reason}" if choice.model else ""
+    return Completed(message=f"published version {release.version}: {release.rows:,} rows{drawn}", data=release)
 
 
 @flow(name="train-model", flow_run_name="train-{spec.name}", result_serializer="json")
-@_said_in_state
+@said_in_state
 def train_model(spec: RefreshSpec) -> State[ModelRef]:
     """Pin the source and learn it; the model stays in the workspace, where a refresh of the same spec finds it.
 
@@ -84,12 +90,13 @@ def train_model(spec: RefreshSpec) -> State[ModelRef]:
         spec: Source, model, privacy; the target is not touched.
 
     """
+    spec = dated(spec)
     model = tasks.train_model(spec, tasks.take_snapshot(spec))
     return Completed(message=f"learned {model.rows:,} rows in {model.seconds:,.0f} s: {model.uri}", data=model)
 
 
 @flow(name="sample-table", flow_run_name="sample-{spec.name}", result_serializer="json")
-@_said_in_state
+@said_in_state
 def sample_table(spec: RefreshSpec) -> State[TableRef]:
     """Draw a table into the workspace, training first where there is no model yet; nothing is published.
 
@@ -97,13 +104,14 @@ def sample_table(spec: RefreshSpec) -> State[TableRef]:
         spec: Source, model, sample; the target is not touched.
 
     """
+    spec = dated(spec)
     snapshot = tasks.take_snapshot(spec)
     table = tasks.sample_table(spec, snapshot, tasks.train_model(spec, snapshot))
     return Completed(message=f"drew {table.rows:,} rows: {table.uri}", data=table)
 
 
 @flow(name="compare-methods", flow_run_name="compare-{spec.name}", result_serializer="json")
-@_said_in_state
+@said_in_state
 def compare_methods(spec: RefreshSpec, methods: list[str] | None = None) -> State[Comparison]:
     """Learn the source by several methods, measure each against the same held-out rows, recommend one.
 

@@ -1,6 +1,8 @@
 """One Prefect task for each step. The work is in `tabvae_core`; here are retries and artifacts."""
 
+from tabvae_tasks.listening import hold_target
 from tabvae_tasks.steps import (
+    choose_model,
     conclude_comparison,
     evaluate_table,
     find_release,
@@ -14,9 +16,11 @@ from tabvae_tasks.steps import (
 )
 
 __all__ = [
+    "choose_model",
     "conclude_comparison",
     "evaluate_table",
     "find_release",
+    "hold_target",
     "measure_method",
     "plan_comparison",
     "publish_release",
