@@ -12,7 +12,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from tabvae_core.errors import SpecError, TabvaeError
-from tabvae_core.outcomes import Outcome, attempt, summary
+from tabvae_core.outcomes import Outcome, attempt, failed, summary
 from tabvae_core.spec import RefreshSpec
 from tabvae_flows.refresh import said_in_state, synthetic_refresh
 from tabvae_flows.sets import load_set, threads_each
@@ -40,7 +40,8 @@ def refresh_set(folder: str, parallel: int = 4, force: bool = False) -> State[li
     members = load_set(Path(folder))
     with ProcessPoolTaskRunner(parallel, initializer=_share_threads, initargs=(threads_each(parallel),)) as runner:
         futures = [runner.submit(refresh_table, {"table": t, "spec": spec, "force": force}) for t, _, spec in members]
-        outcomes = [future.result() for future in futures]
+        ended = [future.result(raise_on_failure=False) for future in futures]
+    outcomes = [_outcome(label, result) for (label, _, _), result in zip(members, ended, strict=True)]
     show_outcomes(Path(folder).name, outcomes)
     said = summary(outcomes)
     if any(one.exit_code for one in outcomes):
@@ -52,6 +53,13 @@ def refresh_set(folder: str, parallel: int = 4, force: bool = False) -> State[li
 def refresh_table(table: str, spec: RefreshSpec, force: bool) -> Outcome:
     """Run the refresh of one table as a flow below this task; a refusal is an outcome, not an error."""
     return attempt(table, lambda: cast("ReleaseRef", synthetic_refresh(spec, force=force)))
+
+
+def _outcome(table: str, result: object) -> Outcome:
+    """What a task returned, or what stopped it: a fault, or a process that was killed."""
+    if isinstance(result, Outcome):
+        return result
+    return failed(table, f"unexpected {type(result).__name__}; its log says more", TabvaeError.exit_code, 0.0)
 
 
 def _share_threads(threads: int) -> None:
