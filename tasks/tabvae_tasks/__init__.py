@@ -3,7 +3,9 @@
 from tabvae_tasks.steps import (
     conclude_comparison,
     evaluate_table,
+    find_model,
     find_release,
+    find_snapshot,
     measure_method,
     plan_comparison,
     publish_release,
@@ -16,7 +18,9 @@ from tabvae_tasks.steps import (
 __all__ = [
     "conclude_comparison",
     "evaluate_table",
+    "find_model",
     "find_release",
+    "find_snapshot",
     "measure_method",
     "plan_comparison",
     "publish_release",
