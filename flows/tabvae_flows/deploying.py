@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from prefect import Flow
@@ -15,6 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
@@ -52,6 +53,8 @@ def deploy(
     cron: str | None = None,
     timezone: str = "UTC",
     name: str | None = None,
+    variables: dict[str, Any] | None = None,
+    train_variables: dict[str, Any] | None = None,
 ) -> Deployed:
     """Make or update one deployment a spec, and one that trains where a train pool is named.
 
@@ -62,6 +65,8 @@ def deploy(
         cron: When to run; a deployment keeps its schedules where left out.
         timezone: IANA name of the zone that `cron` is meant in.
         name: Name of the deployment where there is one spec; else that of the table.
+        variables: Job variables of the refreshes, such as memory: see the base job template of their pool.
+        train_variables: Job variables of the training, such as gpus.
 
     Raises:
         SpecError: No server is named; two deployments would have one name; cron or timezone are none.
@@ -76,7 +81,7 @@ def deploy(
         made: list[dict[str, Any]] = []
         parameters: dict[str, Any] = {}
         if train_pool is not None:
-            made.append(_apply(train_model, train_pool, train_pool))
+            made.append(_apply(train_model, train_pool, train_pool, job_variables=train_variables or {}))
             parameters["train_on"] = made[0]["name"]
         placed = [_absolute(spec) for spec in specs]
         for spec, own in zip(placed, names, strict=True):
@@ -85,6 +90,7 @@ def deploy(
                 _apply(
                     synthetic_refresh, own, work_pool,
                     schedules=schedules,
+                    job_variables=variables or {},
                     parameters={"spec": described, **parameters},
                     tags=["tabvae", spec.name],
                     # Two refreshes of one table would race for its pointer: the second one waits.
@@ -141,9 +147,8 @@ def _make_pool(name: str) -> bool:
 
 def _apply(flow: Flow[..., Any], name: str, work_pool: str, **settings: Any) -> dict[str, Any]:
     """Make or update a deployment whose entrypoint is a module, which a worker imports wherever it is."""
-    deployment = flow.to_deployment(
-        name, entrypoint_type=EntrypointType.MODULE_PATH, **({"tags": ["tabvae"]} | settings)
-    )
+    settings = {"tags": ["tabvae"], "entrypoint_type": EntrypointType.MODULE_PATH} | settings
+    deployment = cast(RunnerDeployment, flow.to_deployment(name, **settings))
     made = deployment.apply(work_pool_name=work_pool)
     return {"name": f"{flow.name}/{name}", "id": str(made), "work_pool": work_pool, "cron": None}
 

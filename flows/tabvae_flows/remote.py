@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import cast
 from uuid import UUID
 
 import httpx
@@ -62,7 +63,8 @@ def train_elsewhere(spec: RefreshSpec, snapshot: SnapshotRef, deployment: str) -
 def _begun(spec: RefreshSpec, snapshot: SnapshotRef, deployment: str) -> FlowRun:
     parameters = {"spec": spec.model_dump(mode="json", exclude_unset=True), "run_id": snapshot.run_id}
     try:
-        run = run_deployment(deployment, parameters, timeout=0, tags=["tabvae", spec.name])
+        begun = run_deployment(deployment, parameters=parameters, timeout=0, tags=["tabvae", spec.name])
+        run = cast(FlowRun, begun)  # a coroutine only where the caller is one
     except (ObjectNotFound, ValueError):
         raise SpecError(
             f"train_on is {deployment!r}, however there is no such deployment",

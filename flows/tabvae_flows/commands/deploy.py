@@ -31,12 +31,22 @@ def deploy(
     name: Annotated[
         str | None, typer.Option("--name", metavar="NAME", help="Name of the deployment; else the spec's.")
     ] = None,
+    variables: Annotated[
+        list[str] | None,
+        typer.Option("--variable", metavar="KEY=VALUE", help="Job variable, as memory=8Gi. Repeatable."),
+    ] = None,
+    train_variables: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train-variable", metavar="KEY=VALUE", help="Job variable of the training, as gpus=1. Repeatable."
+        ),
+    ] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Make or update deployments: refreshes that Prefect's workers run."""
     from tabvae_core.errors import SpecError
-    from tabvae_core.spec import load_spec
+    from tabvae_core.spec import apply_settings, load_spec
     from tabvae_flows.environment import quiet_prefect
     from tabvae_flows.runner import prefect_installed
 
@@ -47,7 +57,9 @@ def deploy(
     from tabvae_flows.deploying import deploy as run_deploy
 
     made = run_deploy(
-        loaded, work_pool=work_pool, train_pool=train_pool, cron=cron, timezone=timezone, name=name
+        loaded, work_pool=work_pool, train_pool=train_pool, cron=cron, timezone=timezone, name=name,
+        variables=apply_settings({}, tuple(variables or ())),
+        train_variables=apply_settings({}, tuple(train_variables or ())),
     )  # fmt: skip
     for pool in made.new_pools:
         notice(f"made work pool {pool}, of type process; its worker: prefect worker start --pool {pool}")
