@@ -66,9 +66,9 @@ def prefect_server_and_workers(home: Path) -> Iterator[PrefectStack]:
 
 
 def _environment(api_url: str, home: Path) -> dict[str, str]:
-    paths = [str(ROOT), str(ROOT / "flows"), str(ROOT / "tasks"), str(ROOT / "tests")]
+    paths = [str(ROOT), str(ROOT / "flows"), str(ROOT / "tasks"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "PYTHONWARNINGS": "ignore",
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": api_url,

@@ -147,8 +147,8 @@ def _make_pool(name: str) -> bool:
 
 def _apply(flow: Flow[..., Any], name: str, work_pool: str, **settings: Any) -> dict[str, Any]:
     """Make or update a deployment whose entrypoint is a module, which a worker imports wherever it is."""
-    settings = {"tags": ["tabvae"], "entrypoint_type": EntrypointType.MODULE_PATH} | settings
-    deployment = cast(RunnerDeployment, flow.to_deployment(name, **settings))
+    chosen: dict[str, Any] = {"tags": ["tabvae"], "entrypoint_type": EntrypointType.MODULE_PATH} | settings
+    deployment = cast(RunnerDeployment, flow.to_deployment(name, **chosen))
     made = deployment.apply(work_pool_name=work_pool)
     return {"name": f"{flow.name}/{name}", "id": str(made), "work_pool": work_pool, "cron": None}
 

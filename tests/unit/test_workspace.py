@@ -48,10 +48,15 @@ class Cancelled(BaseException):
 
 def test_the_checkpoint_of_a_cancelled_training_waits_for_the_next_one(place: Place) -> None:
     """On every kind of store, which the next worker reaches and this one's disk is not."""
-    with pytest.raises(Cancelled), run_in(place).checkpoint() as folder:
-        (folder / "member-0").mkdir(parents=True)
-        (folder / "member-0" / "checkpoint.safetensors").write_bytes(b"epoch 3")
-        raise Cancelled
+
+    def cancelled() -> None:
+        with run_in(place).checkpoint() as folder:
+            (folder / "member-0").mkdir(parents=True)
+            (folder / "member-0" / "checkpoint.safetensors").write_bytes(b"epoch 3")
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        cancelled()
     with run_in(place).checkpoint() as folder:
         assert (folder / "member-0" / "checkpoint.safetensors").read_bytes() == b"epoch 3"
     with run_in(place).checkpoint() as folder:
