@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.deployments.runner import RunnerDeployment
+from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from tabvae_core.errors import SpecError, StorageError
 from tabvae_core.spec import RefreshSpec
+from tabvae_core.storage import safe_uri
 from tabvae_core.workspace import local_path
 from tabvae_flows.refresh import synthetic_refresh, train_model
 
@@ -161,14 +162,21 @@ def _server_errors() -> Iterator[None]:
             "PREFECT_API_URL is not set: there is no server to deploy to",
             hint="`prefect server start`, then `export PREFECT_API_URL=http://127.0.0.1:4200/api`",
         )
+    where = f"Prefect's server at {safe_uri(url)}"
     try:
         yield
-    except httpx.TransportError:
+    except (httpx.TransportError, RuntimeError):  # the latter from Prefect's first look at the server's version
         raise StorageError(
-            f"Prefect's server does not answer at {url}", hint="is it running, and is PREFECT_API_URL its address?"
+            f"{where} does not answer, or not as one of this version of Prefect does",
+            hint="is it running, and is PREFECT_API_URL its address?",
+        ) from None
+    except DeploymentApplyError as error:
+        raise SpecError(
+            f"{where} refuses the deployment: {error}",
+            hint="job variables must fit the base job template of their work pool",
         ) from None
     except PrefectHTTPStatusError as error:
         raise StorageError(
-            f"Prefect's server at {url} refuses: {error.response.status_code} {error.response.reason_phrase}",
+            f"{where} refuses: {error.response.status_code} {error.response.reason_phrase}",
             hint="PREFECT_API_KEY or PREFECT_API_AUTH_STRING hold what it asks for; its log says more",
         ) from None

@@ -11,7 +11,7 @@ from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling
 
 import tabvae_tasks as tasks
@@ -96,6 +96,10 @@ def _read(run: FlowRun) -> FlowRun:
         with get_client(sync_client=True) as client:
             return client.read_flow_run(run.id)
     except httpx.TransportError:
+        return run
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code < 500:
+            raise
         return run
 
 
