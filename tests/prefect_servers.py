@@ -78,6 +78,10 @@ def _environment(api_url: str, home: Path) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+        # A busy machine: SQLite's lock is waited for, and a request tried again, for longer than by default.
+        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PREFECT_CLIENT_MAX_RETRIES": "10",
         # Log lines in the API soon enough for a test that waits for one.
         "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "1",
     }

@@ -12,7 +12,7 @@ from typing import Any, cast
 import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
@@ -74,7 +74,7 @@ def deploy(
         StorageError: The server does not answer, or refuses.
 
     """
-    schedules = [_schedule(cron, timezone)] if cron is not None else None
+    schedules = None if cron is None else [DeploymentScheduleCreate(schedule=_schedule(cron, timezone))]
     names = _names(specs, name)
     with _server_errors():
         pools = [work_pool] if train_pool is None else [work_pool, train_pool]
@@ -90,7 +90,7 @@ def deploy(
             made.append(
                 _apply(
                     synthetic_refresh, own, work_pool,
-                    schedules=schedules,
+                    schedules=_schedules_of(f"{synthetic_refresh.name}/{own}") if schedules is None else schedules,
                     job_variables=variables or {},
                     parameters={"spec": described, **parameters},
                     tags=["tabvae", spec.name],
@@ -112,6 +112,17 @@ def _schedule(cron: str, timezone: str) -> CronSchedule:
         except ValidationError:
             raise SpecError(f"--{key} cannot be read: {value!r}", hint=f"for example --{key} {example}") from None
     return CronSchedule(cron=cron, timezone=timezone)
+
+
+def _schedules_of(deployment: str) -> list[DeploymentScheduleCreate]:
+    """Schedules that a deployment has, perhaps set in the UI since it was made: an update without any would end them."""
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_deployment_by_name(deployment)
+        except ObjectNotFound:
+            return []
+    kept = ("schedule", "active", "parameters", "slug")
+    return [DeploymentScheduleCreate(**{name: getattr(item, name) for name in kept}) for item in found.schedules]
 
 
 def _names(specs: Sequence[RefreshSpec], name: str | None) -> list[str]:

@@ -9,7 +9,13 @@ from uuid import UUID
 import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling
@@ -45,6 +51,10 @@ def train_elsewhere(spec: RefreshSpec, snapshot: SnapshotRef, deployment: str) -
     """
     if (model := tasks.find_model(spec, snapshot)) is not None:
         return model
+    if (earlier := _under_way(snapshot)) is not None:
+        _waited_for(earlier)
+        if (model := tasks.find_model(spec, snapshot)) is not None:
+            return model
     run = _waited_for(_begun(spec, snapshot, deployment))
     assert run.state is not None
     if not run.state.is_completed():
@@ -60,10 +70,32 @@ def train_elsewhere(spec: RefreshSpec, snapshot: SnapshotRef, deployment: str) -
     return model
 
 
+def _under_way(snapshot: SnapshotRef) -> FlowRun | None:
+    """Find a training of the same run that has not ended: the refresh that began it was killed, or just cancelled.
+
+    Two at once would write over each other's checkpoints.
+    """
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                tags=FlowRunFilterTags(all_=[_tag(snapshot)]),
+                state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=list(TERMINAL_STATES))),
+            ),
+            limit=1,
+        )
+    if found:
+        get_run_logger().info("waiting for %r, which trains on the same snapshot already", found[0].name)
+    return found[0] if found else None
+
+
+def _tag(snapshot: SnapshotRef) -> str:
+    return f"run:{snapshot.run_id}"
+
+
 def _begun(spec: RefreshSpec, snapshot: SnapshotRef, deployment: str) -> FlowRun:
     parameters = {"spec": spec.model_dump(mode="json", exclude_unset=True), "run_id": snapshot.run_id}
     try:
-        begun = run_deployment(deployment, parameters=parameters, timeout=0, tags=["tabvae", spec.name])
+        begun = run_deployment(deployment, parameters=parameters, timeout=0, tags=["tabvae", spec.name, _tag(snapshot)])
         run = cast(FlowRun, begun)  # a coroutine only where the caller is one
     except (ObjectNotFound, ValueError):
         raise SpecError(

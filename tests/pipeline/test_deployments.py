@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -21,9 +21,10 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.states import Cancelling
 
 from prefect_servers import ROOT, PrefectStack
-from tabvae_core import release
+from tabvae_core import release, steps
 from tabvae_core.errors import DataError, SpecError
 from tabvae_core.spec import RefreshSpec, load_spec, parse_spec
+from tabvae_flows.cli import _run
 from tabvae_flows.customers import customers
 from tabvae_flows.deploying import deploy
 from tabvae_flows.refresh import synthetic_refresh, train_model
@@ -45,10 +46,10 @@ def client() -> Iterator[SyncPrefectClient]:
         yield opened
 
 
-def spec_in(folder: Path, name: str, table: pa.Table | None = None, **changes: Any) -> RefreshSpec:
+def spec_in(folder: Path, name: str, **changes: Any) -> RefreshSpec:
     """A refresh of a small local table; workspace, source and target in one folder."""
     folder.mkdir(exist_ok=True)
-    pq.write_table(customers(400) if table is None else table, folder / "source.parquet")
+    pq.write_table(customers(400), folder / "source.parquet")
     return parse_spec(
         {
             "name": name,
@@ -98,13 +99,18 @@ def shown(one: DeploymentResponse) -> dict[str, Any]:
     }
 
 
-def test_the_command_and_the_file_give_the_same_deployments(stack: PrefectStack, client: SyncPrefectClient) -> None:
+def test_the_command_and_the_file_give_the_same_deployments(
+    stack: PrefectStack, client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ("synthetic-refresh/customers", "train-model/gpu")
     parts = ("source", "target", "workspace")
-    spec = load_spec(
-        ROOT / "deployments" / "specs" / "customers.yaml", tuple(f"{p}.storage.credentials=block:lake" for p in parts)
-    )
-    deploy([spec], work_pool="cpu", train_pool="gpu", cron="0 3 * * *")
+    file = ROOT / "deployments" / "specs" / "customers.yaml"
+    settings = tuple(f"{part}.storage.credentials=block:lake" for part in parts)
+    spec = load_spec(file, settings)
+    options = [option for setting in settings for option in ("--set", setting)]
+    assert _run(["deploy", str(file), *options, "--train-pool", "gpu", "--cron", "0 3 * * *", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {one["name"] for one in said["deployments"]} == set(names)
     by_command = [shown(client.read_deployment_by_name(name)) for name in names]
     for name in names:
         client.delete_deployment(client.read_deployment_by_name(name).id)
@@ -159,8 +165,7 @@ def test_missing_pools_are_made_and_local_paths_become_absolute(
 
 
 def test_a_training_that_fails_elsewhere_fails_as_at_home(tmp_path: Path, client: SyncPrefectClient) -> None:
-    nested = customers(200).append_column("nest", pa.array([{"a": 1}] * 200))
-    spec = spec_in(tmp_path, "failing", nested, unlearnable="refuse")
+    spec = spec_in(tmp_path, "failing", unlearnable="refuse")
     deploy([spec], work_pool="cpu", train_pool="gpu")
     told: list[tuple[type, str, str | None, str | None]] = []
     for train_on in (None, "train-model/gpu"):
@@ -171,7 +176,7 @@ def test_a_training_that_fails_elsewhere_fails_as_at_home(tmp_path: Path, client
         state = max(mine, key=lambda run: run.start_time).state
         told.append((type(failed.value), str(failed.value), state.name, state.message))
     assert told[0] == told[1]
-    assert "nest" in told[0][1]
+    assert "column 'city' is free text" in told[0][1]
 
 
 def test_a_worker_that_does_not_see_the_workspace_says_so(tmp_path: Path) -> None:
@@ -180,6 +185,22 @@ def test_a_worker_that_does_not_see_the_workspace_says_so(tmp_path: Path) -> Non
     assert "that all workers reach" in failed.value.hint
     with pytest.raises(SpecError, match="train_on is 'train-model/nowhere'"):
         synthetic_refresh(spec_in(tmp_path, "blind"), train_on="train-model/nowhere")
+
+
+def test_a_training_that_is_under_way_is_waited_for(tmp_path: Path, client: SyncPrefectClient) -> None:
+    """As after a refresh that was killed: its training went on, and a second one would write over its checkpoints."""
+    spec = spec_in(tmp_path, "orphan")
+    deploy([spec], work_pool="cpu", train_pool="gpu")
+    run_id = steps.snapshot(spec).run_id
+    orphan = client.create_flow_run_from_deployment(
+        client.read_deployment_by_name("train-model/gpu").id,
+        parameters={"spec": spec.model_dump(mode="json", exclude_unset=True), "run_id": run_id},
+        tags=[f"run:{run_id}"],
+    )
+    assert synthetic_refresh(spec, train_on="train-model/gpu").rows == 400
+    trained = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[f"run:{run_id}"])))
+    assert [(run.id, run.state.is_completed()) for run in trained] == [(orphan.id, True)]
+    assert trained[0].work_pool_name == "gpu"
 
 
 class Trainer:
