@@ -115,7 +115,7 @@ def _schedule(cron: str, timezone: str) -> CronSchedule:
 
 
 def _schedules_of(deployment: str) -> list[DeploymentScheduleCreate]:
-    """Schedules that a deployment has, perhaps set in the UI since it was made: an update without any would end them."""
+    """Schedules that a deployment has, perhaps set in the UI since then: an update without any would end them."""
     with get_client(sync_client=True) as client:
         try:
             found = client.read_deployment_by_name(deployment)
