@@ -267,10 +267,12 @@ def learn(
         progress: Told of every epoch.
 
     Raises:
-        DataError: The rows cannot be learned.
+        DataError: The rows cannot be learned, or the GPU's memory does not hold them.
         SpecError: A column, rule or given value of the spec does not fit the table.
 
     """
+    import torch
+
     from tabvae_core.inference import infer_schema
     from tabvae_core.synthesizers import registry
 
@@ -283,7 +285,13 @@ def learn(
     check_learnable(spec, rows, schema, rows.num_rows if drawn is None else drawn)
     for line in decisions(schema):
         _log.info("%s", line)
-    return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+    try:
+        return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+    except torch.OutOfMemoryError:
+        raise DataError(
+            "the memory of the GPU does not hold the table or the model",
+            hint="lower model.max_rows or model.batch_size, or set model.device: cpu",
+        ) from None
 
 
 def check_learnable(spec: RefreshSpec, rows: TableSource, schema: TableSchema, drawn: int) -> None:

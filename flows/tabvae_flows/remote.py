@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import cast
 from uuid import UUID
 
@@ -136,5 +137,6 @@ def _read(run: FlowRun) -> FlowRun:
 
 
 def _cancel(run: UUID) -> None:
-    with get_client(sync_client=True) as client:
+    # A server that does not answer now finds the training of a cancelled refresh by itself, some time later.
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
         client.set_flow_run_state(run, Cancelling(message="The refresh that waits for this training was ended."))

@@ -87,7 +87,7 @@ def test_kubernetes_knows_every_field_of_the_job(tmp_path: Path) -> None:
     )["job_manifest"]
     file = tmp_path / "job.json"
     file.write_text(json.dumps(manifest), encoding="utf-8")
-    command = ["kubectl", "set", "image", "--local", "-f", str(file), "prefect-job=tabvae:cpu", "-o", "json"]
+    command = ["kubectl", "set", "image", "--local", "-f", str(file), "prefect-job=checked", "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     # Prefect's worker asks for these two in a place where Kubernetes does not know them, and passes over them.
