@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ from tabvae_core.references import (
 from tabvae_core.schema import ColumnSchema, TableSchema, schema_fingerprint, type_name
 from tabvae_core.spec import BalanceSpec, Kind, RefreshSpec
 from tabvae_core.tables import InMemoryTable, Part, RowSplit, TableSource, collect
-from tabvae_core.workspace import Run, run_id_of
+from tabvae_core.workspace import Run, code_version, run_id_of
 
 __all__ = [
     "PROFILE_FILE",
@@ -63,6 +64,8 @@ __all__ = [
     "draw",
     "evaluate",
     "files_digest",
+    "find_model",
+    "find_snapshot",
     "keep_schema",
     "learn",
     "measured_rows",
@@ -279,6 +282,34 @@ def compared_rows(spec: RefreshSpec, source: ParquetSource) -> pa.Table:
     return collect(_part(spec, source, "train"), max_rows=most)
 
 
+def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
+    """Find the snapshot of a run that another process began, perhaps on another machine.
+
+    Raises:
+        SpecError: The workspace does not have it, or it is of another spec or of another version of tabvae.
+
+    """
+    run = Run(spec, run_id)
+    found = run.record("snapshot", SnapshotRef)
+    if found is None:
+        where = f"{store.safe_uri(spec.workspace.uri)}, as {socket.gethostname()} sees it,"
+        raise SpecError(
+            f"workspace {where} has no run {run_id}",
+            hint="name a workspace that all workers reach, such as a folder of an object store",
+        )
+    if run_id_of(spec, found.fingerprint) != _origin(run_id):
+        raise SpecError(
+            f"run {run_id} was begun with another spec, or by another version of tabvae than {code_version()} here",
+            hint="install the same version of tabvae on all workers",
+        )
+    return found
+
+
+def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:
+    """Find the model that a run has trained; None where it has not yet."""
+    return Run(spec, snapshot.run_id).record("train", ModelRef)
+
+
 def learn(
     spec: RefreshSpec,
     rows: TableSource,
@@ -297,10 +328,12 @@ def learn(
         progress: Told of every epoch.
 
     Raises:
-        DataError: The rows cannot be learned.
+        DataError: The rows cannot be learned, or the GPU's memory does not hold them.
         SpecError: A column, rule or given value of the spec does not fit the table.
 
     """
+    import torch
+
     from tabvae_core.inference import infer_schema
     from tabvae_core.synthesizers import registry
 
@@ -313,7 +346,13 @@ def learn(
     check_learnable(spec, rows, schema, rows.num_rows if drawn is None else drawn)
     for line in decisions(schema):
         _log.info("%s", line)
-    return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+    try:
+        return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+    except torch.OutOfMemoryError:
+        raise DataError(
+            "the memory of the GPU does not hold the table or the model",
+            hint="lower model.max_rows or model.batch_size, or set model.device: cpu",
+        ) from None
 
 
 def check_learnable(spec: RefreshSpec, rows: TableSource, schema: TableSchema, drawn: int) -> None:

@@ -6,7 +6,7 @@ Tasks exchange references, never tables; a run's state says in one line what hap
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ParamSpec
 
 from prefect import flow
@@ -16,22 +16,17 @@ from prefect.states import Completed, Failed
 import tabvae_tasks as tasks
 from tabvae_core.comparison import Comparison
 from tabvae_core.dates import dated
-from tabvae_core.errors import DataError, GateRefused, PublishConflict, SpecError, StorageError, TabvaeError
+from tabvae_core.errors import GateRefused, TabvaeError
 from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.references import ModelRef, ReleaseRef, TableRef
 from tabvae_core.spec import RefreshSpec
+from tabvae_flows.blocks import register_resolver
+from tabvae_flows.remote import train_elsewhere
+from tabvae_flows.states import FAILED_NAMES
 
 __all__ = ["compare_methods", "said_in_state", "sample_table", "synthetic_refresh", "train_model"]
 
 P = ParamSpec("P")
-
-_FAILED_NAMES: dict[type[TabvaeError], str] = {
-    GateRefused: "Refused",
-    PublishConflict: "Conflict",
-    StorageError: "StorageFailed",
-    DataError: "DataFailed",
-    SpecError: "SpecFailed",
-}
 
 
 def said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
@@ -39,10 +34,11 @@ def said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        register_resolver()  # a worker's process begins here: nobody else lets specs name blocks
         try:
             return function(*args, **kwargs)
         except TabvaeError as error:
-            name = next((name for kind, name in _FAILED_NAMES.items() if isinstance(error, kind)), "Failed")
+            name = next((name for kind, name in FAILED_NAMES.items() if isinstance(error, kind)), "Failed")
             prefix = "refused: " if isinstance(error, GateRefused) else ""
             return Failed(name=name, message=prefix + str(error), data=error)
 
@@ -57,22 +53,26 @@ def said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
     validate_parameters=True,
 )
 @said_in_state
-def synthetic_refresh(spec: RefreshSpec, force: bool = False, wait: bool = True) -> State[ReleaseRef]:
+def synthetic_refresh(
+    spec: RefreshSpec, force: bool = False, wait: bool = True, train_on: str | None = None
+) -> State[ReleaseRef]:
     """Refresh the synthetic copy of a table: learn, sample, prove, publish.
 
     Args:
         spec: Source, target, model, gates: the whole refresh.
         force: Publish a new version even where source and spec have not changed.
         wait: Wait for a refresh of the same target that is running; else fail with a conflict.
+        train_on: Deployment whose worker trains, such as train-model/gpu; this run's own process where left out.
 
     """
     spec = dated(spec)
+    train = partial(train_elsewhere, deployment=train_on) if train_on else tasks.train_model
     with tasks.hold_target(spec, wait):
         snapshot = tasks.take_snapshot(spec, force)
         if (current := tasks.find_release(spec, snapshot)) is not None:
             return Completed(name="Unchanged", message=f"unchanged: version {current.version} stays", data=current)
         choice = tasks.choose_model(spec, snapshot)
-        model = choice.model or tasks.train_model(spec, snapshot)
+        model = choice.model or train(spec, snapshot)
         table = tasks.sample_table(spec, snapshot, model)
         validation = tasks.validate_table(spec, snapshot, model, table)
         evaluation = tasks.evaluate_table(spec, snapshot, model, table, validation)
@@ -83,15 +83,17 @@ def synthetic_refresh(spec: RefreshSpec, force: bool = False, wait: bool = True)
 
 @flow(name="train-model", flow_run_name="train-{spec.name}", result_serializer="json")
 @said_in_state
-def train_model(spec: RefreshSpec) -> State[ModelRef]:
+def train_model(spec: RefreshSpec, run_id: str | None = None) -> State[ModelRef]:
     """Pin the source and learn it; the model stays in the workspace, where a refresh of the same spec finds it.
 
     Args:
         spec: Source, model, privacy; the target is not touched.
+        run_id: Run of the workspace whose snapshot is learned; the source as it is now where left out.
 
     """
     spec = dated(spec)
-    model = tasks.train_model(spec, tasks.take_snapshot(spec))
+    snapshot = tasks.find_snapshot(spec, run_id) if run_id else tasks.take_snapshot(spec)
+    model = tasks.train_model(spec, snapshot)
     return Completed(message=f"learned {model.rows:,} rows in {model.seconds:,.0f} s: {model.uri}", data=model)
 
 

@@ -28,7 +28,9 @@ __all__ = [
     "choose_model",
     "conclude_comparison",
     "evaluate_table",
+    "find_model",
     "find_release",
+    "find_snapshot",
     "measure_method",
     "plan_comparison",
     "publish_release",
@@ -80,6 +82,18 @@ def choose_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelChoice:
         choice = policy.choose_model(spec, snapshot, progress=progress)
     show_choice(spec.name, choice)
     return choice
+
+
+@_step("look for snapshot")
+def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
+    """Find the snapshot that another process took."""
+    return steps.find_snapshot(spec, run_id)
+
+
+@_step("look for model")
+def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:
+    """Find the model that a run has trained already."""
+    return steps.find_model(spec, snapshot)
 
 
 @_step("train")
