@@ -37,6 +37,7 @@ __all__ = [
     "current",
     "new_version",
     "publish",
+    "published_manifest",
     "quarantine",
     "read_manifest",
     "read_pointer",
@@ -171,6 +172,30 @@ def read_manifest(target: TargetSpec | str, version: str | None = None, storage:
     """
     place = _place(target, storage)
     return _manifest(place, version or _current_version(place))
+
+
+def published_manifest(
+    target: TargetSpec | str, version: str | None = None, storage: StorageSpec | None = None
+) -> Manifest:
+    """Read the manifest of a version that was published and is still kept; None: the current one.
+
+    Raises:
+        DataError: Nothing was published, the version was refused or is unknown, or its manifest is damaged.
+
+    """
+    place = _place(target, storage)
+    pointer = read_pointer(target, storage).pointer
+    if pointer is None:
+        raise _nothing_published(place)
+    version = _checked(version or pointer.version)
+    if version in pointer.published:
+        return _manifest(place, version)
+    if store.exists(store.join_uri(place.uri, "quarantine", version), place.storage):
+        raise DataError(
+            f"version {version} of {store.safe_uri(place.uri)} was refused by its gates and stands in quarantine",
+            hint="name a version that `tabvae releases` lists",
+        )
+    raise _unknown(place, version, pointer)
 
 
 def releases(target: TargetSpec | str, storage: StorageSpec | None = None) -> list[ReleaseInfo]:

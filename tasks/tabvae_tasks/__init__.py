@@ -3,6 +3,7 @@
 from tabvae_tasks.steps import (
     conclude_comparison,
     evaluate_table,
+    feed_table,
     find_release,
     measure_method,
     plan_comparison,
@@ -16,6 +17,7 @@ from tabvae_tasks.steps import (
 __all__ = [
     "conclude_comparison",
     "evaluate_table",
+    "feed_table",
     "find_release",
     "measure_method",
     "plan_comparison",

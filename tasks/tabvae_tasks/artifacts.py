@@ -8,10 +8,10 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from tabvae_core.comparison import Comparison
 from tabvae_core.evaluation.result import Metric
-from tabvae_core.references import EvaluationRef, GateResult, ReleaseRef, ValidationRef
+from tabvae_core.references import EvaluationRef, FeedRef, GateResult, ReleaseRef, ValidationRef
 from tabvae_tasks.listening import artifact_key
 
-__all__ = ["quality_rows", "show_comparison", "show_quality", "show_release", "show_validation", "verdict"]
+__all__ = ["quality_rows", "show_comparison", "show_feed", "show_quality", "show_release", "show_validation", "verdict"]
 
 
 _GATE_OF = {"c2st": "auc"}
@@ -98,6 +98,16 @@ def show_comparison(table: str, comparison: Comparison) -> None:
         description=f"{' '.join(comparison.recommendation.reasons)} Each figure stands beside its floor.",
     )
     _show_link(table, comparison.report_uri, "comparison of methods")
+
+
+def show_feed(fed: FeedRef) -> None:
+    """Leave what was loaded, and where."""
+    create_markdown_artifact(
+        f"## {fed.table}: version {fed.version}\n\n- database: `{fed.into}`\n- rows: {fed.rows:,}\n"
+        f"- release: `{fed.target}`\n- {fed.sentence}",
+        key=artifact_key(fed.table, "feed"),
+        description="Version that a database holds",
+    )
 
 
 def _beside(metric: Metric) -> str:
