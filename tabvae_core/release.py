@@ -283,7 +283,7 @@ def publish(
     version = _checked(version or new_version(table.run_id))
     now = read_pointer(target)
     if now.pointer is not None and now.pointer.version == version:
-        return _reference(place, _manifest(place, version))
+        return _followed(target, None, _reference(place, _manifest(place, version)))
     if expected is not None and expected.etag != now.etag:
         raise _overtaken(place, now)
     guarantee = _guarantee(place)
@@ -303,7 +303,7 @@ def publish(
             raise _overtaken(place, after) from None
     else:
         _tidy(place, now, kept)
-    return _reference(place, manifest)
+    return _followed(target, None, _reference(place, manifest))
 
 
 def quarantine(
@@ -343,7 +343,7 @@ def quarantine(
 
 
 def rollback(target: TargetSpec | str, version: str, storage: StorageSpec | None = None) -> ReleaseRef:
-    """Make an older version the current one. Nothing but the pointer changes.
+    """Make an older version the current one. Nothing but the pointer changes, and the table that follows it.
 
     Raises:
         DataError: No such version, or its files are not those of its manifest.
@@ -356,10 +356,18 @@ def rollback(target: TargetSpec | str, version: str, storage: StorageSpec | None
         raise _unknown(place, version, now.pointer)
     manifest = _manifest(place, version)
     if now.pointer is not None and now.pointer.version == version:
-        return _reference(place, manifest).model_copy(update={"unchanged": True})
+        return _followed(target, storage, _reference(place, manifest).model_copy(update={"unchanged": True}))
     _check_present(place, manifest)
     _move_pointer(place, manifest, now)
-    return _reference(place, manifest)
+    return _followed(target, storage, _reference(place, manifest))
+
+
+def _followed(target: TargetSpec | str, storage: StorageSpec | None, reference: ReleaseRef) -> ReleaseRef:
+    """Bring the target's Delta or Iceberg table, where it has one, to where the pointer is now."""
+    from tabvae_core.lakehouse import follow
+
+    follow(target, storage)
+    return reference
 
 
 # ---------------------------------------------------------------- places and documents

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from tabvae_core.errors import DataError
 from tabvae_core.feed.database import Column
-from tabvae_core.feed.types import Fit, fit, needed_type, plain_type, stored_type
-from tabvae_core.feed.values import as_plain
+from tabvae_core.feed.types import Fit, fit, needed_type, stored_type
+from tabvae_core.plain import as_plain, plain_type
 from tabvae_core.schema import type_name
 from tabvae_core.tables import TableSource
 

@@ -14,8 +14,7 @@ from tabvae_core.errors import SpecError
 from tabvae_core.feed.address import Address, address_of
 from tabvae_core.feed.checking import check_values, pair_columns
 from tabvae_core.feed.database import FEEDS, Column, Database, Fed, TableName
-from tabvae_core.feed.types import plain_type
-from tabvae_core.feed.values import as_plain
+from tabvae_core.plain import plain_batches, plain_type
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.references import FeedRef
 from tabvae_core.release import Manifest
@@ -121,18 +120,15 @@ def _load(
     pairs = pair_columns(where, schema, columns)
     check_values(where, pairs, source)
     stored = pa.schema([pa.field(pair.column.name, pair.stored) for pair in pairs])
-    database.replace(name, stored, _batches(source, [pair.field.name for pair in pairs], stored, progress))
+    batches = plain_batches(source, [pair.field.name for pair in pairs], stored)
+    database.replace(name, stored, _told(batches, source.num_rows, progress))
 
 
-def _batches(
-    source: TableSource, names: Sequence[str], stored: pa.Schema, progress: Progress
-) -> Iterator[pa.RecordBatch]:
-    """Stream the release in the types and under the names that the table has."""
-    done, total = 0, source.num_rows
+def _told(batches: Iterator[pa.RecordBatch], total: int, progress: Progress) -> Iterator[pa.RecordBatch]:
+    done = 0
     progress(ProgressEvent("feed", 0, total, "rows"))
-    for batch in source.batches(names):
-        columns = [as_plain(column, field.type) for column, field in zip(batch.columns, stored, strict=True)]
-        yield pa.RecordBatch.from_arrays(columns, schema=stored)
+    for batch in batches:
+        yield batch
         done += batch.num_rows
         progress(ProgressEvent("feed", done, total, "rows"))
 

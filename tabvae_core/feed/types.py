@@ -9,7 +9,9 @@ from typing import Literal
 
 import pyarrow as pa
 
-__all__ = ["Fit", "SqlType", "fit", "needed_type", "parse_type", "plain_type", "stored_type"]
+from tabvae_core.plain import plain_type
+
+__all__ = ["Fit", "SqlType", "fit", "needed_type", "parse_type", "stored_type"]
 
 Family = Literal[
     "integer", "decimal", "float", "boolean", "text", "date", "time", "timestamp", "timestamptz", "bytes", "any"
@@ -36,36 +38,6 @@ class Fit(Enum):
     NEVER = "never"
     BY_VALUE = "some values might not"
     ALWAYS = "always"
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """Say in which Arrow type values travel: one that databases know.
-
-    Dictionaries become their values, instants microseconds (UTC where they have a zone), durations microseconds as an
-    integer, nested values JSON text.
-    """
-    is_a = pa.types
-    if is_a.is_dictionary(kind):
-        return plain_type(kind.value_type)
-    if is_a.is_uint64(kind):
-        return pa.decimal128(20, 0)
-    if is_a.is_unsigned_integer(kind):
-        return {8: pa.int16(), 16: pa.int32()}.get(kind.bit_width, pa.int64())
-    if is_a.is_float16(kind):
-        return pa.float32()
-    if is_a.is_timestamp(kind):
-        return pa.timestamp("us", tz="UTC" if kind.tz else None)
-    if is_a.is_duration(kind):
-        return pa.int64()
-    if is_a.is_date(kind):
-        return pa.date32()
-    if is_a.is_time(kind):
-        return pa.time64("us")
-    if is_a.is_binary(kind) or is_a.is_large_binary(kind) or is_a.is_fixed_size_binary(kind):
-        return pa.binary()
-    if is_a.is_decimal(kind) or is_a.is_boolean(kind) or is_a.is_integer(kind) or is_a.is_floating(kind):
-        return kind
-    return pa.string()
 
 
 def needed_type(kind: pa.DataType) -> SqlType:

@@ -1,9 +1,8 @@
-"""Rows on their way into a database: Arrow batches of plain types, CSV, or Python values."""
+"""Rows on their way into a database, as CSV or as Python values."""
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,37 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
 
-from tabvae_core.feed.types import plain_type
-
-__all__ = ["as_csv", "as_plain", "as_rows"]
-
-
-def as_plain(array: pa.Array, kind: pa.DataType | None = None) -> pa.Array:
-    """Bring a column into its plain type, and from there into another.
-
-    Args:
-        array: The column.
-        kind: Type in the end; None: the plain type.
-
-    Raises:
-        pa.ArrowInvalid: A value does not fit that type. Nanoseconds are cut, nothing else is.
-
-    """
-    plain = plain_type(array.type)
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if pa.types.is_nested(array.type):
-        array = pa.array([_json(value) for value in array.to_pylist()], pa.string())
-    elif pa.types.is_duration(array.type):
-        array = array.cast(pa.duration("us"), safe=False).cast(pa.int64())
-    elif pa.types.is_timestamp(array.type) or pa.types.is_time(array.type):
-        array = array.cast(plain, safe=False)
-    array = array.cast(plain)
-    return array if kind is None or array.type.equals(kind) else array.cast(kind)
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+__all__ = ["as_csv", "as_rows"]
 
 
 def as_csv(batch: pa.RecordBatch) -> bytes:
