@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["open_iceberg"]
 
+# pyiceberg would try a commit again on top of what overtook it; ours must read the pointer again.
+_NO_RETRIES = {"commit.retry.num-retries": "0"}
+
 
 def open_iceberg(spec: TargetSpec) -> LakeTable:
     """Open the table, or prepare for its first commit.
@@ -68,6 +71,9 @@ class _Iceberg:
         schema = pa.schema([pa.field(field.name, _iceberg_type(field.type)) for field in source.schema])
         with _plain_errors(self._spec):
             table = self._table or self._create(schema)
+            if not _NO_RETRIES.items() <= table.properties.items():
+                with table.transaction() as transaction:
+                    transaction.set_properties(_NO_RETRIES)
             with table.transaction() as transaction:
                 with transaction.update_schema(allow_incompatible_changes=True) as columns:
                     columns.union_by_name(schema)
@@ -80,7 +86,7 @@ class _Iceberg:
     def _create(self, schema: pa.Schema) -> Table:
         """Make the table, empty: its first release is a commit like any other."""
         self._catalog.create_namespace_if_not_exists(self._name.rpartition(".")[0])
-        return self._catalog.create_table_if_not_exists(self._name, schema=schema)
+        return self._catalog.create_table_if_not_exists(self._name, schema=schema, properties=_NO_RETRIES)
 
     def forget(self, kept: Sequence[str]) -> None:
         if self._table is None:
@@ -150,7 +156,7 @@ def _iceberg_type(kind: pa.DataType) -> pa.DataType:
 
 @contextmanager
 def _plain_errors(spec: TargetSpec) -> Iterator[None]:
-    from pyiceberg.exceptions import CommitFailedException
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
 
     try:
         with warnings.catch_warnings():
@@ -159,7 +165,7 @@ def _plain_errors(spec: TargetSpec) -> Iterator[None]:
             yield
     except (TabvaeError, Overtaken):
         raise
-    except CommitFailedException:
+    except (CommitFailedException, ValidationException):
         raise Overtaken from None
     except Exception as error:
         # Catalogs of every kind raise their own: HTTP, SQL, configuration.
