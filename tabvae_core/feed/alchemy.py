@@ -111,6 +111,12 @@ class _AnyDatabase:
                 rows = as_rows(batch.slice(start, _BATCH_ROWS))
                 self._connection.execute(sa.insert(into), [dict(zip(schema.names, row, strict=True)) for row in rows])
 
+    def count(self, table: TableName) -> int:
+        import sqlalchemy as sa
+
+        rows = sa.select(sa.func.count()).select_from(sa.table(table.name, schema=table.schema))
+        return int(self._connection.execute(rows).scalar_one())
+
     def fed(self, table: TableName) -> Fed | None:
         import sqlalchemy as sa
 

@@ -96,6 +96,10 @@ class Database(Protocol):
         """Make batches of plain types the rows of a table, in place of those it has."""
         ...
 
+    def count(self, table: TableName) -> int:
+        """Count the rows of a table."""
+        ...
+
     def fed(self, table: TableName) -> Fed | None:
         """Read the bookkeeping; None where the table was never fed."""
         ...
@@ -110,8 +114,8 @@ class SqlDatabase(ABC):
 
     mark: ClassVar[str] = "?"
     """Stands for a value in a statement."""
-    nothing: ClassVar[str] = "WHERE 1 = 0"
-    """What makes a query one of no rows."""
+    overriding: ClassVar[str] = ""
+    """What lets a statement give values to columns that number themselves."""
 
     def __init__(self, shown: str) -> None:
         self.shown = shown
@@ -122,7 +126,7 @@ class SqlDatabase(ABC):
 
     @abstractmethod
     def fill(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        """Append batches of plain types to a temporary table."""
+        """Append batches of plain types to a table; `name` is written with its quotes."""
 
     @abstractmethod
     def type_name(self, kind: SqlType) -> str:
@@ -158,15 +162,16 @@ class SqlDatabase(ABC):
         The slow part, reading a release from a store, thus holds no lock on the table.
         """
         name, columns = self.quoted(table), ", ".join(quote(column) for column in schema.names)
-        self.run(f"CREATE TEMPORARY TABLE {_STAGE} AS SELECT {columns} FROM {name} {self.nothing}")
+        self.run(f"CREATE TEMPORARY TABLE {_STAGE} AS SELECT {columns} FROM {name} WHERE 1 = 0")
         self.fill(_STAGE, schema, batches)
         self.before_swap(table)
         self.run(f"DELETE FROM {name}")
         self.run(f"INSERT INTO {name} ({columns}) {self.overriding}SELECT {columns} FROM {_STAGE}")
         self.run(f"DROP TABLE {_STAGE}")
 
-    overriding: ClassVar[str] = ""
-    """What lets a statement give values to columns that number themselves."""
+    def count(self, table: TableName) -> int:
+        """See `Database`."""
+        return int(self.run(f"SELECT count(*) FROM {self.quoted(table)}")[0][0])
 
     def fed(self, table: TableName) -> Fed | None:
         """See `Database`."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tabvae_core import release
 from tabvae_core import storage as store
-from tabvae_core.errors import SpecError
+from tabvae_core.errors import SpecError, StorageError
 from tabvae_core.feed.address import Address, address_of
 from tabvae_core.feed.checking import check_values, pair_columns
 from tabvae_core.feed.database import FEEDS, Column, Database, Fed, TableName
@@ -122,6 +122,11 @@ def _load(
     stored = pa.schema([pa.field(pair.column.name, pair.stored) for pair in pairs])
     batches = plain_batches(source, [pair.field.name for pair in pairs], stored)
     database.replace(name, stored, _told(batches, source.num_rows, progress))
+    if (rows := database.count(name)) != source.num_rows:
+        raise StorageError(
+            f"{where} has {rows:,} rows after the load, the release has {source.num_rows:,}; the table is as it was",
+            hint="look for triggers or policies that hold rows back",
+        )
 
 
 def _told(batches: Iterator[pa.RecordBatch], total: int, progress: Progress) -> Iterator[pa.RecordBatch]:

@@ -110,7 +110,7 @@ class _PostgreSQL(SqlDatabase):
 
     def fill(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         columns = ", ".join(quote(column) for column in schema.names)
-        copy = f"COPY {quote(name)} ({columns}) FROM STDIN (FORMAT csv)"
+        copy = f"COPY {name} ({columns}) FROM STDIN (FORMAT csv)"
         with self._connection.cursor().copy(cast("Any", copy)) as stream:
             for batch in batches:
                 stream.write(as_csv(batch))

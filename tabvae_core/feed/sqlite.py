@@ -82,7 +82,7 @@ class _SQLite(SqlDatabase):
         )
 
     def fill(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        insert = f"INSERT INTO {quote(name)} VALUES ({', '.join('?' * len(schema))})"
+        insert = f"INSERT INTO {name} VALUES ({', '.join('?' * len(schema))})"
         text = [kind for kind in set(schema.types) if pa.types.is_temporal(kind) or pa.types.is_decimal(kind)]
         for batch in batches:
             self._connection.executemany(insert, as_rows(batch, text=text))

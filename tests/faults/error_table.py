@@ -1029,9 +1029,7 @@ CASES = (
         "database table with a constraint that rows break",
         FEED,
         3,
-        shop(
-            "CREATE TABLE orders (key text, age int CHECK (age < 0), amount double, kind text, opened date, closed date)"
-        ),
+        shop("CREATE TABLE orders (key text, age int CHECK (age < 0), amount, kind text, opened date, closed date)"),
         ("constraint", "age < 0"),
     ),
     Case("database fed with a refused version", f"{FEED} --version v9", 3, refused_release, ("v9", "quarantine")),

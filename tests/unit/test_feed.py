@@ -253,6 +253,15 @@ class TestLoading:
 
 
 class TestPostgreSQL:
+    def test_a_trigger_that_holds_rows_back_is_found(self, pg: Base, target: TargetSpec) -> None:
+        pg.run(definition())
+        feed(target.uri, pg.url, version="v1")
+        pg.run("CREATE FUNCTION none() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        pg.run("CREATE TRIGGER hold BEFORE INSERT ON people FOR EACH ROW WHEN (NEW.id > 50) EXECUTE FUNCTION none()")
+        with pytest.raises(StorageError, match="has 31 rows after the load, the release has 60"):
+            feed(target.uri, pg.url)
+        assert pg.ids() == list(range(40))
+
     def test_all_that_hangs_on_a_table_stays(self, pg: Base, target: TargetSpec) -> None:
         pg.run(
             definition(
