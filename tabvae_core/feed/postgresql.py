@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pyarrow as pa
@@ -53,7 +53,8 @@ def open_postgresql(address: Address, wait_seconds: float) -> Iterator[SqlDataba
     except ImportError:
         raise driver_missing(address.shown, "psycopg") from None
     settings = {"client_encoding": "utf8", **_defaults(address.url)}
-    with _plain_errors(address.shown), psycopg.connect(address.url, **settings) as connection:
+    # Closed without a commit, a connection rolls back. The driver's own block would leave it open where a commit fails.
+    with _plain_errors(address.shown), closing(psycopg.connect(address.url, **settings)) as connection:
         milliseconds = max(1, int(wait_seconds * 1000))
         # Policies that hide rows would leave some of the old ones behind: better refused by the server.
         connection.execute("SET row_security = off")
@@ -61,6 +62,7 @@ def open_postgresql(address: Address, wait_seconds: float) -> Iterator[SqlDataba
         connection.execute(cast("Any", f"SET lock_timeout = {milliseconds}"))
         connection.commit()
         yield _PostgreSQL(address.shown, connection)
+        connection.commit()
 
 
 def _defaults(url: str) -> dict[str, Any]:
