@@ -6,10 +6,8 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from tabvae_core.errors import SpecError
-from tabvae_core.storage import safe_uri
 
 __all__ = ["Address", "address_of", "register_databases"]
 
@@ -81,23 +79,27 @@ def address_of(into: str) -> Address:
 
 
 def _checked(url: str) -> Address:
-    if _holds_password(url):
+    user = "" if _is_file(url) else url.partition("://")[2].rpartition("@")[0]
+    if ":" in user or "password=" in url.lower():
         raise SpecError(
-            f"the URL of {safe_uri(url)} must not hold a password",
+            f"the URL of {_shown(url)} must not hold a password",
             hint="leave it to the environment (PGPASSWORD, .pgpass), or put the URL in a variable and name it env:NAME",
         )
-    return Address(url, safe_uri(url))
+    return Address(url, _shown(url))
 
 
 def _named(url: str, reference: str) -> Address:
     if "://" not in url:
         raise SpecError(f"what {reference} holds is no URL of a database", hint=_EXAMPLE)
-    return Address(url, safe_uri(url))
+    return Address(url, _shown(url))
 
 
-def _holds_password(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.password is not None or "password=" in parts.query.lower()
-    except ValueError:
-        return True
+def _is_file(url: str) -> bool:
+    return url.partition("://")[2].startswith("/")
+
+
+def _shown(url: str) -> str:
+    """Leave out user, password and options; a password may hold any sign, so all before the last @ goes."""
+    scheme, _, rest = url.partition("://")
+    place = rest if _is_file(url) else rest.rpartition("@")[2]
+    return f"{scheme}://{place.partition('?')[0]}"

@@ -18,10 +18,12 @@ from tabvae_core.plain import plain_batches, plain_type
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.references import FeedRef
 from tabvae_core.release import Manifest
-from tabvae_core.spec import StorageSpec
+from tabvae_core.spec import RefreshSpec, StorageSpec
 from tabvae_core.tables import TableSource
 
 __all__ = ["feed"]
+
+_UNNAMED = RefreshSpec.model_fields["name"].default
 
 
 def feed(
@@ -139,7 +141,9 @@ def _told(batches: Iterator[pa.RecordBatch], total: int, progress: Progress) -> 
 
 
 def _default_name(manifest: Manifest, target: str) -> str:
-    return str(manifest.spec.get("name") or target.rstrip("/").rsplit("/", 1)[-1])
+    """Name of the refresh; the last part of the target where its spec gave none."""
+    name = manifest.spec.get("name")
+    return str(name) if name and name != _UNNAMED else target.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _full(target: str) -> str:

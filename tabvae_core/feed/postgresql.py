@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tabvae_core.errors import DataError, PublishConflict, StorageError, TabvaeError
 from tabvae_core.feed.address import Address
-from tabvae_core.feed.database import Column, SqlDatabase, TableName, cascades, driver_missing, quote
+from tabvae_core.feed.database import FEEDS, Column, SqlDatabase, TableName, cascades, driver_missing, quote
 from tabvae_core.feed.types import SqlType, parse_type
 from tabvae_core.feed.values import as_csv
 
@@ -34,8 +34,10 @@ WHERE contype = 'f' AND confrelid = to_regclass(%s) AND conrelid <> confrelid AN
 """
 _SEQUENCES = """
 SELECT column_name, sequence FROM (SELECT attname AS column_name, pg_get_serial_sequence(%s, attname) AS sequence
-    FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped) AS owned
-WHERE sequence IS NOT NULL AND has_sequence_privilege(sequence, 'UPDATE')
+    FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+    AND atttypid IN ('smallint'::regtype, 'integer'::regtype, 'bigint'::regtype)) AS owned
+WHERE sequence IS NOT NULL
+    AND has_sequence_privilege(sequence, 'UPDATE') AND has_sequence_privilege(sequence, 'SELECT')
 """
 
 
@@ -93,10 +95,10 @@ class _PostgreSQL(SqlDatabase):
 
     def lock(self, table: TableName) -> None:
         """Loads of one table stand in line; the table itself is locked when the rows are swapped."""
-        feeds = table.beside("tabvae_feeds")
+        feeds = table.beside(FEEDS)
         if not self.columns(feeds):
             # By itself, and not at the end: two first loads of different tables would stop each other until one ends.
-            self.run("SELECT pg_advisory_xact_lock(hashtextextended('tabvae_feeds', 0))")
+            self.run("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", FEEDS)
             self.create_feeds(feeds)
             self._connection.commit()
         self.run("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", f"tabvae feed {self.quoted(table)}")

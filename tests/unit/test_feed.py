@@ -230,6 +230,20 @@ class TestLoading:
         assert pg.run('SELECT count(*) FROM shop."Customers"') == [(60,)]
         assert pg.run("SELECT table_name FROM shop.tabvae_feeds") == [("Customers",)]
 
+    def test_the_table_of_a_refresh_without_a_name(self, lite: Base, tmp_path: Path) -> None:
+        spec = TargetSpec(uri=str(tmp_path / "customers.v2"))
+        put(
+            people(0),
+            spec,
+            "v1",
+            tmp_path,
+            name="table",
+            columns={"name": {"nullable": True}, "id": {"nullable": False}},
+        )
+        assert feed(spec.uri, lite.url).table == "customers.v2"
+        required = [row[1] for row in lite.run('PRAGMA table_info("customers.v2")') if row[3]]
+        assert required == ["id"]
+
     def test_what_else_sqlalchemy_reaches(self, lite: Base, target: TargetSpec) -> None:
         other = lite.url.replace("sqlite://", "sqlite+pysqlite://")
         for version, ids in (("v1", range(40)), ("v2", range(20, 80)), ("v1", range(40))):
@@ -256,8 +270,8 @@ class TestPostgreSQL:
     def test_a_trigger_that_holds_rows_back_is_found(self, pg: Base, target: TargetSpec) -> None:
         pg.run(definition())
         feed(target.uri, pg.url, version="v1")
-        pg.run("CREATE FUNCTION none() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
-        pg.run("CREATE TRIGGER hold BEFORE INSERT ON people FOR EACH ROW WHEN (NEW.id > 50) EXECUTE FUNCTION none()")
+        pg.run("CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        pg.run("CREATE TRIGGER hold BEFORE INSERT ON people FOR EACH ROW WHEN (NEW.id > 50) EXECUTE FUNCTION hold()")
         with pytest.raises(StorageError, match="has 31 rows after the load, the release has 60"):
             feed(target.uri, pg.url)
         assert pg.ids() == list(range(40))
@@ -415,8 +429,8 @@ feed(sys.argv[1], sys.argv[2], version="v2", progress=told)
 def large(tmp_path: Path) -> TargetSpec:
     """Releases of several batches."""
     spec = TargetSpec(uri=str(tmp_path / "large"))
-    put(people(0, 100_000), spec, "v1", tmp_path)
-    put(people(50_000, 200_000), spec, "v2", tmp_path)
+    put(people(0, 30_000), spec, "v1", tmp_path)
+    put(people(15_000, 140_000), spec, "v2", tmp_path)
     return spec
 
 
@@ -427,8 +441,8 @@ def loader(target: TargetSpec, url: str, *stop: str) -> subprocess.Popen[str]:
 
 
 SUMS = "SELECT count(*), sum(id), min(id), max(id) FROM people"
-OLD = (100_000, sum(range(100_000)), 0, 99_999)
-NEW = (200_000, sum(range(50_000, 250_000)), 50_000, 249_999)
+OLD = (30_000, sum(range(30_000)), 0, 29_999)
+NEW = (140_000, sum(range(15_000, 155_000)), 15_000, 154_999)
 
 
 @pytest.mark.parametrize("family", ["pg", "lite"])
@@ -461,7 +475,7 @@ def test_a_loader_that_is_killed_leaves_the_old_table(
     feed(large.uri, base.url, version="v1")
     with loader(large, base.url, "stop") as process:
         assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)][1] == "65536\n"
+        assert 0 < int([process.stdout.readline() for _ in range(2)][1]) < NEW[0]
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert tuple(base.run(SUMS)[0]) == OLD
@@ -522,6 +536,7 @@ class TestAddress:
             "postgresql://user:hushhush@host/db",
             "postgresql://host/db?user=u&password=hushhush",
             "mysql+pymysql://user:hush@hush@host/db",
+            "postgresql://user:hush/hush?hush@host/db",
             "host=db user=me password=hushhush",
         ],
     )
