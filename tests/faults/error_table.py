@@ -1132,7 +1132,7 @@ CASES = (
         "tabvae feed out --into postgresql://me@127.0.0.1:9/shop",
         6,
         published,
-        ("postgresql://127.0.0.1:9/shop", "cannot be reached"),
+        ("postgresql://127.0.0.1:PORT/shop", "cannot be reached"),
     ),
     Case("database that is no database", "tabvae feed out --into sqlite:///refresh.yaml", 6, published, ("no SQLite",)),
     # ---- 0: looks bad and works
