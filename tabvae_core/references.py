@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 __all__ = [
     "ColumnDrift",
     "EvaluationRef",
+    "FeedRef",
     "FileRecord",
     "GateResult",
     "ModelChoice",
@@ -180,3 +181,27 @@ class ReleaseRef(_Reference):
     report_uri: str
     unchanged: bool = False
     """True: the current release already came from this source and spec, nothing was done."""
+
+
+class FeedRef(_Reference):
+    """A release loaded into a database."""
+
+    into: str
+    """URL of the database, without user, password and options."""
+    table: str
+    target: str
+    version: str
+    rows: int
+    created: bool
+    """Whether the table was made."""
+    unchanged: bool
+    """True: the table held this version already, nothing was done."""
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What happened, in one line."""
+        where = f"{self.table} in {self.into}"
+        if self.unchanged:
+            return f"unchanged: {where} holds version {self.version} already"
+        return f"loaded version {self.version}: {self.rows:,} rows into {'new table ' if self.created else ''}{where}"

@@ -38,6 +38,7 @@ __all__ = [
     "last_refused",
     "new_version",
     "publish",
+    "published_manifest",
     "quarantine",
     "read_manifest",
     "read_pointer",
@@ -176,6 +177,30 @@ def read_manifest(target: TargetSpec | str, version: str | None = None, storage:
     return _manifest(place, version or _current_version(place))
 
 
+def published_manifest(
+    target: TargetSpec | str, version: str | None = None, storage: StorageSpec | None = None
+) -> Manifest:
+    """Read the manifest of a version that was published and is still kept; None: the current one.
+
+    Raises:
+        DataError: Nothing was published, the version was refused or is unknown, or its manifest is damaged.
+
+    """
+    place = _place(target, storage)
+    pointer = read_pointer(target, storage).pointer
+    if pointer is None:
+        raise _nothing_published(place)
+    version = _checked(version or pointer.version)
+    if version in pointer.published:
+        return _manifest(place, version)
+    if store.exists(store.join_uri(place.uri, "quarantine", version), place.storage):
+        raise DataError(
+            f"version {version} of {store.safe_uri(place.uri)} was refused by its gates and stands in quarantine",
+            hint="name a version that `tabvae releases` lists",
+        )
+    raise _unknown(place, version, pointer)
+
+
 def releases(target: TargetSpec | str, storage: StorageSpec | None = None) -> list[ReleaseInfo]:
     """List the published versions, newest first; one with a damaged manifest is listed with its problem."""
     place = _place(target, storage)
@@ -272,7 +297,7 @@ def publish(
     version = _checked(version or new_version(table.run_id))
     now = read_pointer(target)
     if now.pointer is not None and now.pointer.version == version:
-        return _reference(place, _manifest(place, version))
+        return _followed(target, None, _reference(place, _manifest(place, version)))
     if expected is not None and expected.etag != now.etag:
         raise _overtaken(place, now)
     guarantee = _guarantee(place)
@@ -292,7 +317,7 @@ def publish(
             raise _overtaken(place, after) from None
     else:
         _tidy(place, now, kept)
-    return _reference(place, manifest)
+    return _followed(target, None, _reference(place, manifest))
 
 
 def quarantine(
@@ -332,7 +357,7 @@ def quarantine(
 
 
 def rollback(target: TargetSpec | str, version: str, storage: StorageSpec | None = None) -> ReleaseRef:
-    """Make an older version the current one. Nothing but the pointer changes.
+    """Make an older version the current one. Nothing but the pointer changes, and the table that follows it.
 
     Raises:
         DataError: No such version, or its files are not those of its manifest.
@@ -345,10 +370,18 @@ def rollback(target: TargetSpec | str, version: str, storage: StorageSpec | None
         raise _unknown(place, version, now.pointer)
     manifest = _manifest(place, version)
     if now.pointer is not None and now.pointer.version == version:
-        return _reference(place, manifest).model_copy(update={"unchanged": True})
+        return _followed(target, storage, _reference(place, manifest).model_copy(update={"unchanged": True}))
     _check_present(place, manifest)
     _move_pointer(place, manifest, now)
-    return _reference(place, manifest)
+    return _followed(target, storage, _reference(place, manifest))
+
+
+def _followed(target: TargetSpec | str, storage: StorageSpec | None, reference: ReleaseRef) -> ReleaseRef:
+    """Bring the target's Delta or Iceberg table, where it has one, to where the pointer is now."""
+    from tabvae_core.lakehouse import follow
+
+    follow(target, storage)
+    return reference
 
 
 # ---------------------------------------------------------------- places and documents

@@ -109,6 +109,12 @@ class TargetSpec(_Part):
     """Folder that holds versions/, quarantine/ and the pointer current.json."""
     keep: int = Field(default=5, ge=1, le=1000)
     """Versions kept; older ones are removed after a publish, the current one never."""
+    format: Literal["parquet", "delta", "iceberg"] = "parquet"
+    """delta, iceberg: a table of that format follows the pointer as well, one commit for each release."""
+    catalog: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,80}$", examples=["prod"])
+    """Iceberg catalog as pyiceberg's own configuration names it; empty: a file beside the table, on a local disk."""
+    catalog_table: str | None = Field(default=None, pattern=r"^[\w-]+(\.[\w-]+)+$", examples=["test_data.customers"])
+    """Name of the Iceberg table with its namespace; empty: tabvae, and the last part of uri."""
     storage: StorageSpec = StorageSpec()
     """Access to the target."""
 

@@ -30,6 +30,7 @@ from tabvae_core.codecs.ordinal import plain
 from tabvae_core.dates import dated
 from tabvae_core.errors import DataError, GateRefused, SchemaDrift, SourceChanged, SpecError
 from tabvae_core.lake import ParquetSink, ParquetSource
+from tabvae_core.lakehouse import follow
 from tabvae_core.lease import turn
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.references import (
@@ -195,6 +196,8 @@ def up_to_date(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
             of hours than after.
 
     """
+    # A run that was killed after it moved the pointer left a Delta or Iceberg table behind it.
+    follow(spec.target)
     pointer = release.read_pointer(spec.target)
     run = Run(spec, snapshot.run_id)
     store.write_json(run.place("pointer.json"), pointer.model_dump(mode="json"), run.storage)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Credentials",
+    "S3Access",
     "check_writable",
     "copy_file",
     "copy_tree",
@@ -42,6 +43,7 @@ __all__ = [
     "register_credentials",
     "remove_file",
     "remove_tree",
+    "s3_access",
     "safe_uri",
     "storage_errors",
     "write_bytes",
@@ -195,20 +197,43 @@ def _other(uri: str, scheme: str) -> tuple[AbstractFileSystem, str]:
     return fs, str(path).rstrip("/")
 
 
-def _s3(storage: StorageSpec, retries: bool) -> AbstractFileSystem:
+@dataclass(frozen=True)
+class S3Access:
+    """How an S3 store is reached, after spec, credentials and environment were asked in turn."""
+
+    endpoint_url: str | None
+    region: str | None
+    credentials: Credentials | None
+    """None: the usual AWS variables and profiles."""
+    anonymous: bool
+
+
+def s3_access(storage: StorageSpec) -> S3Access:
+    """Find out how an S3 store is reached.
+
+    Raises:
+        SpecError: Credentials that cannot be resolved.
+
+    """
     credentials = _resolve(storage.credentials)
     environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     endpoint = storage.endpoint_url or (credentials and credentials.endpoint_url) or environment
     region = storage.region or (credentials and credentials.region) or _region(endpoint)
+    return S3Access(endpoint, region, credentials, storage.credentials == "anonymous")
+
+
+def _s3(storage: StorageSpec, retries: bool) -> AbstractFileSystem:
+    access = s3_access(storage)
+    credentials = access.credentials
     secrets = (
         repr((credentials.access_key_id, credentials.secret_access_key, credentials.session_token))
         if credentials
         else repr(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
     )
-    place = repr((endpoint, region, storage.credentials))
+    place = repr((access.endpoint_url, access.region, storage.credentials))
     key = (os.getpid(), place, hashlib.sha256(secrets.encode()).hexdigest(), retries)
     if key not in _OPEN:
-        _OPEN[key] = _connect(endpoint, region, credentials, storage.credentials == "anonymous", retries)
+        _OPEN[key] = _connect(access.endpoint_url, access.region, credentials, access.anonymous, retries)
     return _OPEN[key]
 
 

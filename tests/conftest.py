@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from databases import PostgreSQL, postgresql_binaries, postgresql_server
 from s3_servers import Store, moto_store, rclone_store
 from tabvae_core.spec import StorageSpec
 
@@ -59,6 +60,16 @@ def s3(request: pytest.FixtureRequest) -> Store:
     """Each kind of store in turn."""
     store: Store = request.getfixturevalue(f"s3_{request.param}")
     return store
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server."""
+    binaries = postgresql_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: no initdb on the path, nor below /usr/lib/postgresql")
+    with postgresql_server(binaries) as server:
+        yield server
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tabvae_flows.commands import deploy, drift, refresh_all
+from tabvae_flows.commands import deploy, drift, feed, refresh_all
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
@@ -629,7 +629,7 @@ def demo(
         print(result.text())
 
 
-for command in (deploy, drift, refresh_all):
+for command in (deploy, drift, feed, refresh_all):
     command.register(app)
 
 

@@ -10,7 +10,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from tabvae_core.comparison import Comparison
 from tabvae_core.evaluation.result import Metric
 from tabvae_core.outcomes import Outcome, summary
-from tabvae_core.references import EvaluationRef, GateResult, ModelChoice, ReleaseRef, ValidationRef
+from tabvae_core.references import EvaluationRef, FeedRef, GateResult, ModelChoice, ReleaseRef, ValidationRef
 from tabvae_tasks.listening import artifact_key
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "quality_rows",
     "show_choice",
     "show_comparison",
+    "show_feed",
     "show_outcomes",
     "show_quality",
     "show_release",
@@ -143,6 +144,16 @@ def show_outcomes(name: str, outcomes: Sequence[Outcome]) -> None:
     """Leave one row a table of a set, and what they came to."""
     key = artifact_key("set", name)
     create_table_artifact([one.row for one in outcomes], key=key, description=summary(outcomes))
+
+
+def show_feed(fed: FeedRef) -> None:
+    """Leave what was loaded, and where."""
+    create_markdown_artifact(
+        f"## {fed.table}: version {fed.version}\n\n- database: `{fed.into}`\n- rows: {fed.rows:,}\n"
+        f"- release: `{fed.target}`\n- {fed.sentence}",
+        key=artifact_key(fed.table, "feed"),
+        description="Version that a database holds",
+    )
 
 
 def _beside(metric: Metric) -> str:

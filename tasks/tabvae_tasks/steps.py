@@ -11,8 +11,10 @@ from tabvae_core import comparison, policy, steps
 from tabvae_core.comparison import Comparison, Plan
 from tabvae_core.errors import StorageError
 from tabvae_core.evaluation.recommendation import MethodResult
+from tabvae_core.feed import feed
 from tabvae_core.references import (
     EvaluationRef,
+    FeedRef,
     ModelChoice,
     ModelRef,
     ReleaseRef,
@@ -20,14 +22,15 @@ from tabvae_core.references import (
     TableRef,
     ValidationRef,
 )
-from tabvae_core.spec import RefreshSpec
-from tabvae_tasks.artifacts import show_choice, show_comparison, show_quality, show_release, show_validation
+from tabvae_core.spec import RefreshSpec, StorageSpec
+from tabvae_tasks.artifacts import show_choice, show_comparison, show_feed, show_quality, show_release, show_validation
 from tabvae_tasks.listening import task_progress
 
 __all__ = [
     "choose_model",
     "conclude_comparison",
     "evaluate_table",
+    "feed_table",
     "find_model",
     "find_release",
     "find_snapshot",
@@ -167,3 +170,14 @@ def conclude_comparison(spec: RefreshSpec, plan: Plan, results: Sequence[MethodR
         found = comparison.conclude(spec, plan, results, progress=progress)
     show_comparison(spec.name, found)
     return found
+
+
+@_step("feed", "feed {target}")
+def feed_table(
+    target: str, into: str, table: str | None = None, version: str | None = None, storage: StorageSpec | None = None
+) -> FeedRef:
+    """Load a release into a database; a version that is there already is not loaded again."""
+    with task_progress(table or target) as progress:
+        fed = feed(target, into, table=table, version=version, storage=storage, progress=progress)
+    show_feed(fed)
+    return fed

@@ -14,11 +14,12 @@ import re
 import resource
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -496,6 +497,23 @@ def scenarios(method: str = "vae", **changed: Spec) -> Prepare:
     return prepare
 
 
+def refused_release(here: Here) -> None:
+    """A published version, and one in quarantine."""
+    here.published()
+    shutil.copytree(next((here.folder / "out" / "versions").iterdir()), here.folder / "out" / "quarantine" / "v9")
+
+
+def shop(sql: str) -> Prepare:
+    """A published version, and a SQLite database with a table."""
+
+    def prepare(here: Here) -> None:
+        here.published()
+        with closing(sqlite3.connect(here.folder / "shop.db")) as connection, connection:
+            connection.execute(sql)
+
+    return prepare
+
+
 def published(here: Here) -> None:
     here.published()
 
@@ -602,6 +620,7 @@ def two_tables(here: Here) -> None:
 REFRESH = "tabvae refresh refresh.yaml --no-prefect"
 CHECK = "tabvae check refresh.yaml"
 COMPARE = "tabvae compare orders.parquet"
+FEED = "tabvae feed out --table orders --into sqlite:///shop.db"
 QUICK = "tabvae synthesize orders.parquet out.parquet --spec fast.yaml"
 DRAW = "tabvae sample model out.parquet --rows 50"
 ENCODE = "tabvae latent encode model orders.parquet out.parquet"
@@ -945,6 +964,29 @@ CASES = (
         environment={"PREFECT_PROFILES_PATH": "none.toml"},
         own_process=True,
     ),
+    Case(
+        "database URL with a password",
+        f"tabvae feed out --into postgresql://me:{SECRET}@db.test/shop",
+        2,
+        published,
+        ("postgresql://db.test/shop", "password", "env:NAME"),
+    ),
+    Case(
+        "database that an environment variable does not name",
+        "tabvae feed out --into env:SHOP",
+        2,
+        published,
+        ("env:SHOP", "no variable SHOP"),
+    ),
+    Case("database of no kind", "tabvae feed out --into shop.db", 2, published, ("a URL, env:NAME or block:NAME",)),
+    Case(
+        "database that SQLAlchemy does not know",
+        "tabvae feed out --into nosuch://db.test/shop",
+        2,
+        published,
+        ("nosuch://db.test/shop", "knows no database"),
+    ),
+    Case("database table with three names", f"{FEED} --table a.b.c", 2, published, ("schema.name", "a.b.c")),
     # ---- 3: data
     Case(
         "missing file",
@@ -1079,6 +1121,29 @@ CASES = (
         ("out", "has no version", "versions:"),
     ),
     Case("rollback where nothing was published", "tabvae rollback nowhere v1", 3, nothing, ("nowhere",)),
+    Case(
+        "database table without a column, with one too many, and another type",
+        FEED,
+        3,
+        shop("CREATE TABLE orders (key text, age date, amount double, kind text, opened date, note text)"),
+        ("lacks closed", "without a default of its own, note", "age (int16, the table has date)"),
+    ),
+    Case(
+        "database table that is NOT NULL where there are nulls",
+        FEED,
+        3,
+        shop("CREATE TABLE orders (key text, age int, amount double NOT NULL, kind text, opened date, closed date)"),
+        ("sqlite:///shop.db: orders", "NOT NULL", "amount"),
+    ),
+    Case(
+        "database table with a constraint that rows break",
+        FEED,
+        3,
+        shop("CREATE TABLE orders (key text, age int CHECK (age < 0), amount, kind text, opened date, closed date)"),
+        ("constraint", "age < 0"),
+    ),
+    Case("database fed with a refused version", f"{FEED} --version v9", 3, refused_release, ("v9", "quarantine")),
+    Case("database fed from nowhere", "tabvae feed nowhere --into sqlite:///shop.db", 3, nothing, ("nowhere",)),
     # ---- 4: gates
     Case(
         "table that the gates refuse",
@@ -1187,6 +1252,14 @@ CASES = (
     ),
     Case("read-only model folder", "tabvae fit orders.parquet /sys/kernel/model", 6, plain, ("/sys/kernel/model",)),
     Case("output folder with other tables", "tabvae synthesize orders.parquet out", 6, others, ("out", "mine.parquet")),
+    Case(
+        "database that does not answer",
+        "tabvae feed out --into postgresql://me@127.0.0.1:9/shop",
+        6,
+        published,
+        ("postgresql://127.0.0.1:PORT/shop", "cannot be reached"),
+    ),
+    Case("database that is no database", "tabvae feed out --into sqlite:///refresh.yaml", 6, published, ("no SQLite",)),
     # ---- 0: looks bad and works
     Case(
         "one column",

@@ -6,24 +6,29 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import SecretStr
 
+from databases import PASSWORD, PostgreSQL
 from s3_servers import Store
 from tabvae_core import release
-from tabvae_core.errors import GateRefused, SpecError, StorageError, TabvaeError
+from tabvae_core.errors import DataError, GateRefused, SpecError, StorageError, TabvaeError
+from tabvae_core.feed.address import Address, address_of
 from tabvae_core.lake import Credentials, ParquetSink
 from tabvae_core.spec import RefreshSpec, StorageSpec, parse_spec
 from tabvae_core.storage import exists
 from tabvae_flows.blocks import TabvaeLakeCredentials, register_resolver
 from tabvae_flows.customers import customers
+from tabvae_flows.feeding import feed_environment, know_database_blocks
 from tabvae_flows.refresh import compare_methods, sample_table, synthetic_refresh, train_model
 from tabvae_flows.refresh_set import refresh_set
 from tabvae_tasks.listening import also_tell, artifact_key
@@ -230,6 +235,50 @@ def test_credentials_from_a_block(s3_rclone: Store, spec: RefreshSpec) -> None:
     )
     with pytest.raises(Exception, match="no such tabvae-lake-credentials block"):
         train_model(bad)
+
+
+def test_a_publish_fills_a_database(postgresql: PostgreSQL, spec: RefreshSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test environment on PostgreSQL: the table exists, each publish brings its rows, once."""
+    import psycopg
+
+    shop = postgresql.url.replace("tester@", f"tester:{PASSWORD}@")
+    monkeypatch.setenv("TEST_SHOP", shop)
+    with psycopg.connect(postgresql.url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS customers, tabvae_feeds")
+        first = synthetic_refresh(spec)
+        into = {"target": spec.target.uri, "into": "env:TEST_SHOP", "storage": spec.target.storage}
+        fed = feed_environment(**into)
+        assert (fed.version, fed.rows, fed.table) == (first.version, 600, "customers")
+        assert states()[0].message == fed.sentence
+        assert feed_environment(**into).unchanged
+        assert states()[0].name == "Unchanged"
+
+        second = synthetic_refresh(spec, force=True)
+        connection.execute("ALTER TABLE customers ADD CHECK (age > 0)")
+        assert feed_environment(**into).version == second.version
+        assert feed_environment(**into, version=first.version).version == first.version
+        held = connection.execute("SELECT version, rows FROM tabvae_feeds").fetchall()
+        assert held == [(first.version, 600)]
+        assert connection.execute("SELECT count(*) FROM customers").fetchall() == [(600,)]
+
+        connection.execute("ALTER TABLE customers DROP COLUMN age")
+        with pytest.raises(DataError, match="lacks age"):
+            feed_environment(**into)
+        assert states()[0].name == "DataFailed"
+    with get_client(sync_client=True) as client:
+        told = "".join(a.model_dump_json() for a in client.read_artifacts()) + "".join(str(s) for s in states())
+    assert f"loaded version {first.version}" in told
+    assert PASSWORD not in told
+
+
+def test_a_database_from_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    know_database_blocks()
+    with pytest.raises(SpecError, match="no such tabvae-database block"):
+        address_of("block:gone")
+    monkeypatch.setattr(Block, "load", lambda name: SimpleNamespace(url=lambda: f"postgresql://u:hush@host/{name}"))
+    assert address_of("block:shop") == Address(
+        "postgresql://u:hush@host/tabvae-database/shop", "postgresql://host/tabvae-database/shop"
+    )
 
 
 @pytest.mark.parametrize(("parts", "key"), [(("My Table.v2", "Ä"), "my-table-v2"), (("a__b",), "a-b")])

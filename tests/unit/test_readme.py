@@ -21,7 +21,10 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "deployments" / "README.md"]
 HOW_TO = (
     README,
-    *(ROOT / "docs" / f"{page}.md" for page in ("augmentation", "latent", "refresh-policy", "refresh-sets")),
+    *(
+        ROOT / "docs" / f"{page}.md"
+        for page in ("augmentation", "latent", "refresh-policy", "refresh-sets", "test-environments")
+    ),
 )
 """Pages whose blocks are executed, in this order."""
 SERVED = ("a Prefect server", "an object store", "the tests would run themselves")
