@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, cast
 
 from prefect import flow, task
 from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from tabvae_core.errors import SpecError, TabvaeError
 from tabvae_core.outcomes import Outcome, attempt, failed, summary
 from tabvae_core.spec import RefreshSpec
-from tabvae_flows.refresh import said_in_state, synthetic_refresh
+from tabvae_flows.refresh import said_in_state
 from tabvae_flows.sets import load_set, threads_each
 from tabvae_tasks.artifacts import show_outcomes
 
@@ -40,8 +41,7 @@ def refresh_set(folder: str, parallel: int = 4, force: bool = False) -> State[li
     members = load_set(Path(folder))
     with ProcessPoolTaskRunner(parallel, initializer=_share_threads, initargs=(threads_each(parallel),)) as runner:
         futures = [runner.submit(refresh_table, {"table": t, "spec": spec, "force": force}) for t, _, spec in members]
-        ended = [future.result(raise_on_failure=False) for future in futures]
-    outcomes = [_outcome(label, result) for (label, _, _), result in zip(members, ended, strict=True)]
+        outcomes = [_outcome(label, future) for (label, _, _), future in zip(members, futures, strict=True)]
     show_outcomes(Path(folder).name, outcomes)
     said = summary(outcomes)
     if any(one.exit_code for one in outcomes):
@@ -52,11 +52,19 @@ def refresh_set(folder: str, parallel: int = 4, force: bool = False) -> State[li
 @task(name="refresh table", task_run_name="refresh {table}", persist_result=False)
 def refresh_table(table: str, spec: RefreshSpec, force: bool) -> Outcome:
     """Run the refresh of one table as a flow below this task; a refusal is an outcome, not an error."""
+    # Imported in the process that runs it: a flow that is sent there comes without the names in its annotations.
+    from tabvae_flows.refresh import synthetic_refresh
+
     return attempt(table, lambda: cast("ReleaseRef", synthetic_refresh(spec, force=force)))
 
 
-def _outcome(table: str, result: object) -> Outcome:
+def _outcome(table: str, future: PrefectFuture[Outcome]) -> Outcome:
     """What a task returned, or what stopped it: a fault, or a process that was killed."""
+    result: object
+    try:
+        result = future.result(raise_on_failure=False)
+    except Exception as error:  # among them faults that cannot leave their process as they are
+        result = error
     if isinstance(result, Outcome):
         return result
     return failed(table, f"unexpected {type(result).__name__}; its log says more", TabvaeError.exit_code, 0.0)
