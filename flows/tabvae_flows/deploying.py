@@ -29,6 +29,9 @@ from tabvae_flows.refresh import synthetic_refresh, train_model
 
 __all__ = ["Deployed", "deploy"]
 
+_ONE_AT_A_TIME = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+"""Two refreshes of one table would race for its pointer: the second one waits."""
+
 
 @dataclass(frozen=True)
 class Deployed:
@@ -94,10 +97,7 @@ def deploy(
                     job_variables=variables or {},
                     parameters={"spec": described, **parameters},
                     tags=["tabvae", spec.name],
-                    # Two refreshes of one table would race for its pointer: the second one waits.
-                    concurrency_limit=ConcurrencyLimitConfig(
-                        limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE
-                    ),
+                    concurrency_limit=_ONE_AT_A_TIME,
                 )
             )  # fmt: skip
             made[-1]["cron"] = cron
@@ -176,15 +176,15 @@ def _server_errors() -> Iterator[None]:
     where = f"Prefect's server at {safe_uri(url)}"
     try:
         yield
-    except (httpx.TransportError, RuntimeError):  # the latter from Prefect's first look at the server's version
-        raise StorageError(
-            f"{where} does not answer, or not as one of this version of Prefect does",
-            hint="is it running, and is PREFECT_API_URL its address?",
-        ) from None
     except DeploymentApplyError as error:
         raise SpecError(
             f"{where} refuses the deployment: {error}",
             hint="job variables must fit the base job template of their work pool",
+        ) from None
+    except (httpx.TransportError, RuntimeError):  # the latter from Prefect's first look at the server's version
+        raise StorageError(
+            f"{where} does not answer, or not as one of this version of Prefect does",
+            hint="is it running, and is PREFECT_API_URL its address?",
         ) from None
     except PrefectHTTPStatusError as error:
         raise StorageError(
