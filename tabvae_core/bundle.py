@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from tabvae_core.errors import ModelFileError, StorageError
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = [
     "BUNDLE_FILE",
     "CARD_FILE",
@@ -37,6 +40,7 @@ __all__ = [
     "loading_weights",
     "read_bundle",
     "read_header",
+    "tensors_under",
     "write_bundle",
 ]
 
@@ -203,6 +207,13 @@ def loading_weights(folder: Path) -> Iterator[None]:
         raise ModelFileError(
             f"the weights in {folder} do not fit its network: {error.__class__.__name__}", hint="fit the model again"
         ) from None
+
+
+def tensors_under(prefix: str, weights: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    """Weights whose names begin with a prefix, without it, as tensors: the state of a network."""
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in _under(weights, prefix).items()}
 
 
 def _under(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:

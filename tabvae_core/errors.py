@@ -8,7 +8,7 @@
     │   ├── SourceChanged           3   the source was rewritten while a run read it
     │   └── ModelFileError          3   a model bundle that is missing, damaged or of another format
     ├── GateRefused                 4   the synthetic table did not pass
-    ├── PublishConflict             5   another writer moved the pointer first
+    ├── PublishConflict             5   another writer moved the pointer first, or is refreshing the target
     └── StorageError                6   access, network, disk
 
 A message says what is wrong, where, and what to do (`hint`). Messages never quote cells of real data.
@@ -120,7 +120,7 @@ class GateRefused(TabvaeError):
 
 
 class PublishConflict(TabvaeError):
-    """Another writer moved the release pointer between our read and our write."""
+    """Another writer moved the release pointer between our read and our write, or is refreshing the target."""
 
     exit_code = 5
 

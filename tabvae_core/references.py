@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
+    "ColumnDrift",
     "EvaluationRef",
     "FeedRef",
     "FileRecord",
     "GateResult",
+    "ModelChoice",
     "ModelRef",
     "ReleaseRef",
     "SnapshotRef",
@@ -53,6 +55,7 @@ class ModelRef(_Reference):
     """A trained model bundle."""
 
     run_id: str
+    """Run that trained it."""
     uri: str
     sha256: str
     """Of the weights file."""
@@ -61,6 +64,49 @@ class ModelRef(_Reference):
     """Training rows, of which some were set aside to stop training early."""
     seconds: float
     """Wall-clock time of the training."""
+
+
+class ColumnDrift(_Reference):
+    """How far a column of the source is from the rows that a model learned."""
+
+    column: str
+    distance: float
+    """Jensen-Shannon distance, base 2, nulls included."""
+    floor: float
+    """What chance alone explains of it."""
+    nulls_before: float
+    """Share of nulls in the rows that were learned."""
+    nulls_now: float
+    beyond: float
+    """The change of distribution or of the share of nulls, whichever is larger, beyond its floor; at least 0."""
+    drifted: bool
+    """Whether that is more than the policy allows."""
+
+
+class ModelChoice(_Reference):
+    """Whether a refresh trains anew or draws from the last model, and why."""
+
+    run_id: str
+    decision: Literal["train", "reuse"]
+    reason: str
+    """One line for a person."""
+    trained_by: str | None = None
+    """Run that trained the last model; None: there is none that could be used."""
+    max_drift: float
+    columns: tuple[ColumnDrift, ...] = ()
+    """The furthest first; empty where nothing was measured."""
+    model: ModelRef | None = None
+    """The last model, taken over into this run; None: one must be trained."""
+    sides_kept: bool | None = None
+    """True: every row that the last model learned or was tested by is still on its side of the split. False: rows may
+    have changed sides, so held-out rows may be rows that it learned. None: it is not used."""
+    sample_seed: int | None = None
+    """Seed that a table from the last model is drawn with."""
+
+    @property
+    def drifted(self) -> tuple[ColumnDrift, ...]:
+        """The columns that drifted."""
+        return tuple(column for column in self.columns if column.drifted)
 
 
 class FileRecord(_Reference):

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tabvae_core import storage as store
 from tabvae_core.errors import DataError, PublishConflict, SpecError, StorageError, TabvaeError
 from tabvae_core.lake import Guarantee, ParquetSource, probe_conditional_puts, put_if_match, read_with_etag
-from tabvae_core.references import FileRecord, GateResult, ModelRef, ReleaseRef, TableRef
+from tabvae_core.references import FileRecord, GateResult, ModelChoice, ModelRef, ReleaseRef, TableRef
 from tabvae_core.schema import schema_fingerprint
 from tabvae_core.spec import StorageSpec, TargetSpec
 from tabvae_core.workspace import code_version
@@ -35,6 +35,7 @@ __all__ = [
     "PointerState",
     "ReleaseInfo",
     "current",
+    "last_refused",
     "new_version",
     "publish",
     "published_manifest",
@@ -82,6 +83,8 @@ class Manifest(_Document):
     spec: dict[str, Any]
     """The refresh spec."""
     model: ModelRef | None = None
+    drift: ModelChoice | None = None
+    """How the model was chosen, where the spec's policy measures drift."""
     gates: tuple[GateResult, ...] = ()
     metrics: dict[str, Any] = {}
     extra: tuple[str, ...] = ()
@@ -205,6 +208,17 @@ def releases(target: TargetSpec | str, storage: StorageSpec | None = None) -> li
     if pointer is None:
         return []
     return [_info(place, version, pointer) for version in sorted(pointer.published, reverse=True)]
+
+
+def last_refused(target: TargetSpec) -> Manifest | None:
+    """Find the newest refused table; None where there is none, or its manifest is damaged."""
+    place = _place(target)
+    refused = store.join_uri(place.uri, "quarantine")
+    names = sorted(store.list_names(refused, place.storage))
+    found = read_with_etag(store.join_uri(refused, names[-1], "manifest.json"), place.storage) if names else None
+    with suppress(ValidationError):
+        return None if found is None else Manifest.model_validate_json(found[0])
+    return None
 
 
 def release_uris(

@@ -33,6 +33,7 @@ __all__ = [
     "Kind",
     "MarginSpec",
     "ModelSpec",
+    "PolicySpec",
     "PrivacySpec",
     "RefreshSpec",
     "SampleSpec",
@@ -90,6 +91,8 @@ class SourceSpec(_Part):
     """Columns to read, in this order; empty: all."""
     filters: tuple[str, ...] = Field(default=(), examples=[["signup_at >= '2024-01-01'"]])
     """Rows to read: those for which every condition holds."""
+    date: str | None = Field(default=None, pattern=r"^(today|yesterday|\d{4}-\d{2}-\d{2})$", examples=["yesterday"])
+    """What `{date}` in uri and filters stands for: a date, or today or yesterday in UTC when the run begins."""
     storage: StorageSpec = StorageSpec()
     """Access to the source."""
 
@@ -309,6 +312,17 @@ class PrivacySpec(_Part):
     """Each end of a number's range becomes the mean of this many outermost rows; 1 keeps the exact extremes."""
 
 
+class PolicySpec(_Part):
+    """When a refresh of a changed source trains anew, and when it only samples anew."""
+
+    retrain: Literal["changed", "drifted", "required"] = "changed"
+    """changed: whenever the source changed. drifted: when it drifted from the rows that the last model learned, beyond
+    `max_drift`; else the last model draws a new table. required: only when the last model cannot be used any more."""
+    max_drift: float = Field(default=0.05, ge=0, le=1)
+    """Largest change of a column that needs no new model: Jensen-Shannon distance (base 2), or difference of the share
+    of nulls, beyond what chance explains."""
+
+
 class RefreshSpec(_Part):
     """One refresh of one table, from source to published release."""
 
@@ -344,6 +358,8 @@ class RefreshSpec(_Part):
     """What must hold before it is published."""
     privacy: PrivacySpec = PrivacySpec()
     """What the model must not hold."""
+    policy: PolicySpec = PolicySpec()
+    """When to train anew."""
 
     @field_validator("scenarios")
     @classmethod

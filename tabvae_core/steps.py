@@ -1,6 +1,6 @@
 """The steps of a refresh as plain functions, reference in and reference out. No orchestrator is needed or known.
 
-    snapshot → train → sample → validate → evaluate → publish
+    snapshot → train, or the last model → sample → validate → evaluate → publish
 
 Every step is idempotent: its completion record stands in the run's folder of the workspace and is written last, and a
 step whose record stands is skipped. So a killed run goes on where it stopped when it is started again.
@@ -9,10 +9,12 @@ step whose record stands is skipped. So a killed run goes on where it stopped wh
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 import secrets
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,26 +25,32 @@ import pyarrow.compute as pc
 
 from tabvae_core import lake as store
 from tabvae_core import release
+from tabvae_core.bundle import WEIGHTS_FILE
 from tabvae_core.codecs.ordinal import plain
+from tabvae_core.dates import dated
 from tabvae_core.errors import DataError, GateRefused, SchemaDrift, SourceChanged, SpecError
 from tabvae_core.lake import ParquetSink, ParquetSource
 from tabvae_core.lakehouse import follow
+from tabvae_core.lease import turn
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.references import (
     EvaluationRef,
     GateResult,
+    ModelChoice,
     ModelRef,
     ReleaseRef,
     SnapshotRef,
+    SourceFile,
     TableRef,
     ValidationRef,
 )
 from tabvae_core.schema import ColumnSchema, TableSchema, schema_fingerprint, type_name
 from tabvae_core.spec import BalanceSpec, Kind, RefreshSpec
 from tabvae_core.tables import InMemoryTable, Part, RowSplit, TableSource, collect
-from tabvae_core.workspace import Run, run_id_of
+from tabvae_core.workspace import Run, code_version, run_id_of
 
 __all__ = [
+    "PROFILE_FILE",
     "Proof",
     "check_columns",
     "check_conditions",
@@ -52,17 +60,26 @@ __all__ = [
     "check_settings",
     "check_size",
     "codecs_of",
+    "compared_rows",
     "decisions",
     "draw",
     "evaluate",
+    "files_digest",
+    "find_model",
+    "find_snapshot",
+    "keep_schema",
     "learn",
     "measured_rows",
     "open_source",
+    "pinned_source",
     "proof_of",
     "publish",
     "refresh",
+    "released_by",
     "rows_of",
     "sample",
+    "seed_of",
+    "skipped",
     "snapshot",
     "train",
     "up_to_date",
@@ -71,6 +88,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tabvae_core.codecs.table import TableCodec
+    from tabvae_core.drift import Profile
     from tabvae_core.evaluation import Augmentation
     from tabvae_core.sampling import TableSink
     from tabvae_core.synthesizers.base import Synthesizer
@@ -78,6 +96,9 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
+
+PROFILE_FILE = "profile.json"
+"""Beside a model: what the rows that it learned look like; see `tabvae_core.drift`."""
 
 _LEAST_MATCHING = 10
 _REFERENCE_ROWS = 200_000
@@ -90,25 +111,35 @@ _MEASURED_CELLS = 40_000_000
 """Rows and cells of each table held in memory while it is measured. Copies are counted in all of them."""
 
 
-def refresh(spec: RefreshSpec, *, force: bool = False, progress: Progress = silent) -> ReleaseRef:
-    """Run a whole refresh in this process.
+def refresh(spec: RefreshSpec, *, force: bool = False, wait: bool = True, progress: Progress = silent) -> ReleaseRef:
+    """Run a whole refresh in this process, one of a target at a time.
 
     Args:
         spec: The refresh.
         force: Make and publish a new version even where source and spec are those of the current release.
+        wait: Wait for a refresh of the same target that is running; else fail.
         progress: Told what each step does.
 
     Returns:
         The published release; the current one, marked `unchanged`, where there was nothing to do.
 
     Raises:
+        PublishConflict: Another refresh of the target is running and `wait` is false, or another writer was first.
         TabvaeError: See the steps. The last published version stays whatever fails.
 
     """
+    spec = dated(spec)
+    with turn(spec.target, wait=wait, progress=progress):
+        return _refresh(spec, force, progress)
+
+
+def _refresh(spec: RefreshSpec, force: bool, progress: Progress) -> ReleaseRef:
+    from tabvae_core.policy import choose_model
+
     pinned = snapshot(spec, force=force, progress=progress)
     if (release_ref := up_to_date(spec, pinned)) is not None:
         return release_ref
-    model = train(spec, pinned, progress=progress)
+    model = choose_model(spec, pinned, progress=progress).model or train(spec, pinned, progress=progress)
     table = sample(spec, pinned, model, progress=progress)
     validation = validate(spec, pinned, model, table, progress=progress)
     evaluation = evaluate(spec, pinned, model, table, validation, progress=progress)
@@ -157,29 +188,35 @@ def up_to_date(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
     """Find the current release if this source, spec and code version already led to a release; else None.
 
     A version that this run published and that was rolled back since stays rolled back: the current release is then
-    returned as well, because only a changed source or spec, or `force`, asks for a new one.
+    returned as well, because only a changed source or spec, or `force`, asks for a new one. A source of a date is
+    released once, and what was released then is returned, current or not: the release of another date is no older one.
 
     Raises:
         StorageError: There is something to publish, and the target cannot be written: better known before a training
             of hours than after.
 
     """
-    current = release.current(spec.target)
     # A run that was killed after it moved the pointer left a Delta or Iceberg table behind it.
     follow(spec.target)
     pointer = release.read_pointer(spec.target)
     run = Run(spec, snapshot.run_id)
     store.write_json(run.place("pointer.json"), pointer.model_dump(mode="json"), run.storage)
-    if current is None:
-        store.check_writable(spec.target.uri, spec.target.storage)
-        return None
-    if snapshot.run_id in (current.run_id, _origin(current.run_id)):
-        return current.model_copy(update={"unchanged": True})
-    newest = release.releases(spec.target)[0]
-    if newest.version != current.version and _origin(newest.run_id) == snapshot.run_id:
-        _log.info("version %s of this source was rolled back; %s stays", newest.version, current.version)
-        return current.model_copy(update={"unchanged": True})
+    done = run.record("publish", ReleaseRef) if spec.source.date is not None else None
+    if (standing := done or released_by(spec, snapshot.run_id)) is not None:
+        return standing.model_copy(update={"unchanged": True})
     store.check_writable(spec.target.uri, spec.target.storage)
+    return None
+
+
+def released_by(spec: RefreshSpec, run_id: str) -> ReleaseRef | None:
+    """Find the release that stands and needs no other by a run of this name; None where one is to be made."""
+    current = release.current(spec.target)
+    if current is None or run_id in (current.run_id, _origin(current.run_id)):
+        return current
+    newest = release.releases(spec.target)[0]
+    if newest.version != current.version and _origin(newest.run_id) == run_id:
+        _log.info("version %s of this source was rolled back; %s stays", newest.version, current.version)
+        return current
     return None
 
 
@@ -199,17 +236,18 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
     """
     run = Run(spec, snapshot.run_id)
     if (done := run.record("train", ModelRef)) is not None:
-        return _skipped("train", done, progress)
+        return skipped("train", done, progress)
     writing = store.storage_errors(run.place("checkpoint"))
-    with _pinned(spec, snapshot) as source, run.checkpoint() as checkpoint, writing:
+    with pinned_source(spec, snapshot) as source, run.checkpoint() as checkpoint, writing:
         rows = RowSplit(source, "train", holdout=spec.gates.holdout, seed=spec.model.seed)
         synthesizer = learn(spec, rows, drawn=snapshot.rows, checkpoint=checkpoint, progress=progress)
     with run.output("model") as folder:
         with store.storage_errors(str(folder)):
             synthesizer.save(folder)
-        digest = store.file_sha256(str(folder / "weights.safetensors"))
-    schema = synthesizer.schema
-    store.write_json(run.place("schema.json"), schema.model_dump(mode="json"), run.storage)
+        profile = _profile(spec, snapshot, synthesizer.schema)
+        store.write_json(str(folder / PROFILE_FILE), profile.model_dump(mode="json"))
+        digest = store.file_sha256(str(folder / WEIGHTS_FILE))
+    keep_schema(run, synthesizer.schema)
     reference = ModelRef(
         run_id=run.run_id,
         uri=run.place("model"),
@@ -219,6 +257,60 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
         seconds=float(synthesizer.record.get("seconds", 0.0)),
     )
     return run.complete("train", reference)
+
+
+def keep_schema(run: Run, schema: TableSchema) -> None:
+    """Write what the model of a run knows of the columns, for the steps after it."""
+    store.write_json(run.place("schema.json"), schema.model_dump(mode="json"), run.storage)
+
+
+def _profile(spec: RefreshSpec, snapshot: SnapshotRef, schema: TableSchema) -> Profile:
+    """Describe the rows that were learned, so that a later source can be held against them."""
+    from tabvae_core.drift import Profile, profile_of
+
+    with pinned_source(spec, snapshot) as source:
+        rows = compared_rows(spec, source)
+    return Profile(
+        rows=rows.num_rows,
+        schema_fingerprint=snapshot.schema_fingerprint,
+        files=len(snapshot.files),
+        files_digest=files_digest(snapshot.files),
+        columns=profile_of(rows, schema, spec.privacy),
+    )
+
+
+def compared_rows(spec: RefreshSpec, source: ParquetSource) -> pa.Table:
+    """Read training rows, as many as distributions are compared by at most; held-out rows decide over no training."""
+    most = min(_REFERENCE_ROWS, measured_rows(len(source.schema)))
+    return collect(_part(spec, source, "train"), max_rows=most)
+
+
+def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
+    """Find the snapshot of a run that another process began, perhaps on another machine.
+
+    Raises:
+        SpecError: The workspace does not have it, or it is of another spec or of another version of tabvae.
+
+    """
+    run = Run(spec, run_id)
+    found = run.record("snapshot", SnapshotRef)
+    if found is None:
+        where = f"{store.safe_uri(spec.workspace.uri)}, as {socket.gethostname()} sees it,"
+        raise SpecError(
+            f"workspace {where} has no run {run_id}",
+            hint="name a workspace that all workers reach, such as a folder of an object store",
+        )
+    if run_id_of(spec, found.fingerprint) != _origin(run_id):
+        raise SpecError(
+            f"run {run_id} was begun with another spec, or by another version of tabvae than {code_version()} here",
+            hint="install the same version of tabvae on all workers",
+        )
+    return found
+
+
+def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:
+    """Find the model that a run has trained; None where it has not yet."""
+    return Run(spec, snapshot.run_id).record("train", ModelRef)
 
 
 def learn(
@@ -239,10 +331,12 @@ def learn(
         progress: Told of every epoch.
 
     Raises:
-        DataError: The rows cannot be learned.
+        DataError: The rows cannot be learned, or the GPU's memory does not hold them.
         SpecError: A column, rule or given value of the spec does not fit the table.
 
     """
+    import torch
+
     from tabvae_core.inference import infer_schema
     from tabvae_core.synthesizers import registry
 
@@ -255,7 +349,13 @@ def learn(
     check_learnable(spec, rows, schema, rows.num_rows if drawn is None else drawn)
     for line in decisions(schema):
         _log.info("%s", line)
-    return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+    try:
+        return synthesizer.fit(rows, schema, progress=progress, checkpoint=checkpoint)
+    except torch.OutOfMemoryError:
+        raise DataError(
+            "the memory of the GPU does not hold the table or the model",
+            hint="lower model.max_rows or model.batch_size, or set model.device: cpu",
+        ) from None
 
 
 def check_learnable(spec: RefreshSpec, rows: TableSource, schema: TableSchema, drawn: int) -> None:
@@ -335,13 +435,17 @@ def draw(
 def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progress: Progress = silent) -> TableRef:
     """Draw the synthetic table into the workspace: exactly the rows asked for, all of which satisfy the rules.
 
+    A model that another run trained draws with a seed of its own, see `seed_of`.
+
     Raises:
         ImpossibleRule: Too few drawn rows satisfy a rule.
 
     """
     run = Run(spec, snapshot.run_id)
     if (done := run.record("sample", TableRef)) is not None and _table_stands(run, done):
-        return _skipped("sample", done, progress)
+        return skipped("sample", done, progress)
+    drawn = spec.sample.model_copy(update={"seed": seed_of(spec, snapshot.run_id, model)})
+    spec = spec.model_copy(update={"sample": drawn})
     schema = _schema_of(run)
     run.remove("table")
     started = time.monotonic()
@@ -359,6 +463,17 @@ def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progres
     return run.complete("sample", reference)
 
 
+def seed_of(spec: RefreshSpec, run_id: str, model: ModelRef) -> int:
+    """Choose the seed that a run draws with: the spec's own, or one that follows from it and the run's name.
+
+    The same model and seed draw the same bytes: a new release from the model of an older one needs another seed. A run
+    that is started again draws the same rows, because its name is the same.
+    """
+    if model.run_id == run_id:
+        return spec.sample.seed
+    return int.from_bytes(hashlib.sha256(f"{spec.sample.seed} {run_id}".encode()).digest()[:4]) >> 1
+
+
 def validate(
     spec: RefreshSpec,
     snapshot: SnapshotRef,
@@ -370,7 +485,7 @@ def validate(
     """Check the synthetic table against schema and rules. A refusal is a result, not an error."""
     run = Run(spec, snapshot.run_id)
     if (done := run.record("validate", ValidationRef)) is not None:
-        return _skipped("validate", done, progress)
+        return skipped("validate", done, progress)
     from tabvae_core import gates
     from tabvae_core.evaluation import reweighted
 
@@ -423,7 +538,7 @@ def evaluate(
     """Measure the synthetic table against held-out rows, beside its floors, and write the report."""
     run = Run(spec, snapshot.run_id)
     if (done := run.record("evaluate", EvaluationRef)) is not None:
-        return _skipped("evaluate", done, progress)
+        return skipped("evaluate", done, progress)
     from tabvae_core import evaluation, gates
 
     progress(ProgressEvent("evaluate", 0, message="against held-out rows"))
@@ -534,7 +649,7 @@ def publish(
     run = Run(spec, snapshot.run_id)
     done = run.record("publish", ReleaseRef)
     if done is not None and _is_current(spec, done):
-        return _skipped("publish", done, progress)
+        return skipped("publish", done, progress)
     _raise_if_refused(run)
     company: dict[str, Any] = {
         "target": spec.target,
@@ -544,6 +659,7 @@ def publish(
             "model": model,
             "gates": (*validation.results, *evaluation.results),
             "metrics": evaluation.metrics,
+            "drift": run.record("drift", ModelChoice),
         },
         "workspace_storage": run.storage,
         "extra_files": _beside_the_table(run, validation, evaluation),
@@ -564,14 +680,19 @@ def publish(
 
 def rows_of(spec: RefreshSpec, snapshot: SnapshotRef, part: Part) -> int:
     """Count the rows of one side of the split."""
-    with _pinned(spec, snapshot) as source:
+    with pinned_source(spec, snapshot) as source:
         return _part(spec, source, part).num_rows
 
 
 def open_source(spec: RefreshSpec) -> ParquetSource:
     """Open the source that a spec describes, as it stands now."""
-    source = spec.source
+    source = dated(spec).source
     return ParquetSource(source.uri, storage=source.storage, columns=source.columns, filters=source.filters)
+
+
+def files_digest(files: Sequence[SourceFile]) -> str:
+    """Hash names, sizes and versions of objects, in order."""
+    return hashlib.sha256("\n".join(f"{f.uri} {f.size} {f.version}" for f in files).encode()).hexdigest()
 
 
 def check_columns(spec: RefreshSpec, schema: pa.Schema) -> None:
@@ -745,7 +866,7 @@ def _decision(column: ColumnSchema) -> str:
 
 
 @contextmanager
-def _pinned(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetSource]:
+def pinned_source(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetSource]:
     """Open the source as the snapshot saw it, and make sure afterwards that it stayed so.
 
     Raises:
@@ -774,7 +895,7 @@ def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part, max_rows: in
     """
     from tabvae_core.given import given_values
 
-    with _pinned(spec, snapshot) as source:
+    with pinned_source(spec, snapshot) as source:
         table = collect(_part(spec, source, part), max_rows=max_rows)
     for name, value in given_values(spec.sample.given, _schema_of(Run(spec, snapshot.run_id))).items():
         column = plain(table[name])
@@ -899,6 +1020,7 @@ def _verdict(results: tuple[GateResult, ...]) -> str:
     return f"{len(results)} gates, {refused} refused" if refused else f"all {len(results)} gates passed"
 
 
-def _skipped(step: str, reference: R, progress: Progress) -> R:
+def skipped(step: str, reference: R, progress: Progress) -> R:
+    """Give the result of a step that was done before, and say so."""
     progress(ProgressEvent(step, 1, 1, message="done before"))
     return reference

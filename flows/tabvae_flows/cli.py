@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tabvae_flows.commands import feed as feed_command
+from tabvae_flows.commands import deploy, drift, feed, refresh_all
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
 from tabvae_flows.options import (
     Balance,
     Endpoint,
+    Force,
     Given,
     Json,
     Member,
     Method,
     Model,
+    NoPrefect,
     Out,
     Rows,
     Seconds,
@@ -40,6 +42,7 @@ from tabvae_flows.options import (
     know_blocks,
     pairs_of,
     print_json,
+    print_outcomes,
     print_result,
     spec_of_options,
     storage_of,
@@ -138,18 +141,34 @@ def check(
 def refresh(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="Spec file.")],
     settings: Settings = None,
-    force: Annotated[bool, typer.Option("--force", help="Publish a new version of an unchanged source.")] = False,
-    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="Run the steps without Prefect.")] = False,
+    backfill: Annotated[
+        str | None,
+        typer.Option("--backfill", metavar="DATES", help="A release for each date: 2026-01-01..2026-01-07, or a list."),
+    ] = None,
+    force: Force = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail if the target is being refreshed.")] = False,
+    no_prefect: NoPrefect = False,
     as_json: Json = False,
 ) -> None:
-    """Run the refresh now."""
+    """Run the refresh now.
+
+    Of several refreshes of one target one runs at a time; the others wait. The dates of a backfill stand for {date} in
+    the source's address and filters.
+    """
     from tabvae_core.spec import load_spec
+    from tabvae_flows.backfill import run_backfill
     from tabvae_flows.runner import run_refresh
 
     loaded = load_spec(spec, tuple(settings or ()))
     know_blocks(loaded)
+    options = {"force": force, "wait": not no_wait, "use_prefect": not no_prefect}
+    if backfill is not None:
+        with watching() as progress:
+            outcomes = run_backfill(loaded, backfill, lambda one: run_refresh(one, listener=progress, **options))
+        print_outcomes(outcomes, as_json)
+        return
     with watching() as progress:
-        release = run_refresh(loaded, force=force, use_prefect=not no_prefect, listener=progress)
+        release = run_refresh(loaded, listener=progress, **options)
     if as_json:
         print_json(release.model_dump(mode="json"))
     elif release.unchanged:
@@ -610,7 +629,8 @@ def demo(
         print(result.text())
 
 
-app.command(epilog=feed_command.EPILOG)(feed_command.feed)
+for command in (deploy, drift, feed, refresh_all):
+    command.register(app)
 
 
 def main() -> NoReturn:

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tabvae_core.outcomes import Outcome
     from tabvae_core.spec import RefreshSpec, StorageSpec
 
 __all__ = [
     "Balance",
     "Endpoint",
+    "Force",
     "Given",
     "Json",
     "Member",
     "Method",
     "Model",
+    "NoPrefect",
     "Out",
     "Rows",
     "Seconds",
@@ -33,6 +38,7 @@ __all__ = [
     "know_blocks",
     "pairs_of",
     "print_json",
+    "print_outcomes",
     "print_result",
     "spec_of_options",
     "storage_of",
@@ -47,6 +53,8 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the spec, such as model.epochs=20. Repeatable."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Publish a new version of an unchanged source.")]
+NoPrefect = Annotated[bool, typer.Option("--no-prefect", help="Run the steps without Prefect.")]
 Given = Annotated[
     list[str] | None,
     typer.Option("--given", metavar="COLUMN=VALUE", help="Fix a column's value in every row. Repeatable."),
@@ -141,3 +149,18 @@ def print_json(value: Any) -> None:
 def print_result(value: Any, text: str, as_json: bool) -> None:
     """Print a value as JSON, or the text that says it."""
     print(as_json_text(value) if as_json else text)
+
+
+def print_outcomes(outcomes: Sequence[Outcome], as_json: bool) -> None:
+    """Print one row a refresh and what they came to; end with the exit code of the worst."""
+    from tabvae_core.outcomes import summary, worst_exit_code
+    from tabvae_flows.console import print_table
+
+    code = worst_exit_code(outcomes)
+    if as_json:
+        print_json({"outcomes": [one.model_dump(mode="json") for one in outcomes], "exit_code": code})
+    else:
+        print_table([one.row for one in outcomes])
+        print(summary(outcomes))
+    if code:
+        raise typer.Exit(code)

@@ -23,13 +23,19 @@ def prefect_installed() -> bool:
 
 
 def run_refresh(
-    spec: RefreshSpec, *, force: bool = False, use_prefect: bool = True, listener: Progress = silent
+    spec: RefreshSpec,
+    *,
+    force: bool = False,
+    wait: bool = True,
+    use_prefect: bool = True,
+    listener: Progress = silent,
 ) -> ReleaseRef:
     """Run a refresh in this process.
 
     Args:
         spec: The refresh.
         force: Publish a new version of an unchanged source.
+        wait: Wait for a refresh of the same target that is running.
         use_prefect: False runs the plain steps even where Prefect is installed.
         listener: Told what each step does.
 
@@ -40,7 +46,7 @@ def run_refresh(
     if not use_prefect or not prefect_installed():
         from tabvae_core import steps
 
-        return steps.refresh(spec, force=force, progress=listener)
+        return steps.refresh(spec, force=force, wait=wait, progress=listener)
     quiet_prefect()
     if not os.environ.get("PREFECT_API_URL"):
         notice("starting Prefect's temporary server; PREFECT_API_URL names a running one, --no-prefect for none")
@@ -50,4 +56,4 @@ def run_refresh(
 
     register_resolver()
     with also_tell(listener):
-        return cast("ReleaseRef", synthetic_refresh(spec, force=force))
+        return cast("ReleaseRef", synthetic_refresh(spec, force=force, wait=wait))

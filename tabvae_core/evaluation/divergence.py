@@ -92,17 +92,18 @@ class ReferenceBins:
     categories: pa.Array
 
     @classmethod
-    def fit(cls, array: pa.Array | pa.ChunkedArray, *, bins: int = QUANTILE_BINS) -> ReferenceBins:
+    def fit(cls, array: pa.Array | pa.ChunkedArray, *, bins: int = QUANTILE_BINS, shared: int = 1) -> ReferenceBins:
         """Define bins by reference cells of any Arrow type.
 
         Args:
             array: The reference cells.
             bins: Quantile bins of a measure; equal quantiles make one bin.
+            shared: Each edge of a measure is the mean of so many cells, for bins that are kept and must hold no cell.
 
         """
         array = _decoded(array)
         if _is_measure(array.type):
-            return cls(_inner_edges(_numbers(array), bins), pa.nulls(0))
+            return cls(_inner_edges(_numbers(array), bins, shared), pa.nulls(0))
         if not _has_categories(array.type):
             return cls(None, pa.nulls(0))
         return cls(None, pc.unique(array.drop_null()))
@@ -201,9 +202,20 @@ def _numbers(array: pa.ChunkedArray) -> _Floats:
     return np.asarray(array.cast(pa.float64(), safe=False).to_numpy(), dtype=np.float64)
 
 
-def _inner_edges(numbers: _Floats, bins: int) -> _Floats:
+def _inner_edges(numbers: _Floats, bins: int, shared: int) -> _Floats:
     finite = numbers[np.isfinite(numbers)]
     if not len(finite):
         return np.empty(0)
-    edges = np.unique(np.quantile(finite, np.linspace(0.0, 1.0, bins + 1)))
+    steps = np.linspace(0.0, 1.0, bins + 1)
+    edges = np.unique(np.quantile(finite, steps) if shared == 1 else _local_means(finite, steps, shared))
     return edges[1:-1] if len(edges) > 2 else edges[:1]
+
+
+def _local_means(numbers: _Floats, steps: _Floats, shared: int) -> _Floats:
+    """Means of the `shared` cells around each quantile; exact where these are equal."""
+    ordered = np.sort(numbers)
+    last = max(len(ordered) - shared, 0)
+    starts = np.clip(np.round(steps * (len(ordered) - 1)).astype(np.int64) - shared // 2, 0, last)
+    windows = ordered[starts[:, None] + np.arange(min(shared, len(ordered)))]
+    means: _Floats = np.where(windows[:, 0] == windows[:, -1], windows[:, 0], windows.mean(axis=1))
+    return means

@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tabvae_core.errors import DataError, SpecError
@@ -19,10 +21,29 @@ from tabvae_core.tables import RowSample, TableSource, as_source
 if TYPE_CHECKING:
     from tabvae_core.latent import LatentSpace
 
-__all__ = ["BLOCK_ROWS", "Synthesizer"]
+__all__ = ["BLOCK_ROWS", "Synthesizer", "learned", "row_numbers"]
+
+T = TypeVar("T")
 
 BLOCK_ROWS = 4096
 """Rows drawn at a time. Block k of a sample has its own random generator, so shards change nothing."""
+
+
+def learned(part: T | None) -> T:
+    """Return what fitting left.
+
+    Raises:
+        DataError: It left nothing: nothing was learned yet.
+
+    """
+    if part is None:
+        raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
+    return part
+
+
+def row_numbers(block: int, n_rows: int) -> npt.NDArray[np.uint64]:
+    """Numbers in the sample of the first rows of a block."""
+    return np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
 
 
 class Synthesizer(ABC):
@@ -42,6 +63,7 @@ class Synthesizer(ABC):
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         self.model = model if model is not None else ModelSpec(method=self.method)
         self.privacy = privacy if privacy is not None else PrivacySpec()
+        self._record: dict[str, Any] = {}
 
     @abstractmethod
     def fit(
@@ -92,9 +114,9 @@ class Synthesizer(ABC):
         """Schema of the rows that were learned."""
 
     @property
-    @abstractmethod
     def record(self) -> Mapping[str, Any]:
         """The training record of the model card: rows, epochs, losses, seconds, device."""
+        return self._record
 
     @property
     def row_keyed(self) -> tuple[str, ...]:

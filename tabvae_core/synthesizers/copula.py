@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tabvae_core.bundle import Bundle, read_bundle, write_bundle
+from tabvae_core.bundle import Bundle, loading_weights, read_bundle, write_bundle
 from tabvae_core.codecs.base import IntArray
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
-from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
+from tabvae_core.synthesizers.base import Synthesizer, learned, row_numbers
 from tabvae_core.synthesizers.margins import Margins
 from tabvae_core.tables import TableSource
 
@@ -32,7 +31,6 @@ class CopulaSynthesizer(Synthesizer):
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         super().__init__(model, privacy)
         self._fitted_margins: Margins | None = None
-        self._record: dict[str, Any] = {}
 
     def fit(
         self,
@@ -84,23 +82,16 @@ class CopulaSynthesizer(Synthesizer):
 
     @property
     def _margins(self) -> Margins:
-        if self._fitted_margins is None:
-            raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
-        return self._fitted_margins
+        return learned(self._fitted_margins)
 
     @property
     def schema(self) -> TableSchema:
         """Schema of the rows that were learned."""
         return self._margins.codec.schema
 
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The training record of the model card."""
-        return self._record
-
     def _rows(self, block: int, ranks: npt.NDArray[np.float64], seed: int) -> pa.Table:
         """Decode ranks (n, d) to the rows of a block."""
-        rows = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + len(ranks), dtype=np.uint64)
+        rows = row_numbers(block, len(ranks))
         return self._margins.codec.decode(*self._margins.decode(ranks), rows=rows, seed=seed)
 
     def save(self, folder: Path) -> None:
@@ -116,18 +107,11 @@ class CopulaSynthesizer(Synthesizer):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a bundle; see `Synthesizer.load`."""
-        bundle = read_bundle(folder)
-        if bundle.method != cls.method:
-            raise ModelFileError(f"the bundle in {folder} is of method {bundle.method!r}, not {cls.method!r}")
+        bundle = read_bundle(folder, cls.method)
         self = cls(bundle.model, bundle.privacy)
         self._record = dict(bundle.record)
-        try:
+        with loading_weights(folder):
             codec = TableCodec.restore(bundle.schema, bundle.codecs)
             self._fitted_margins = Margins.restore(codec, int(bundle.network["bins"]), bundle.weights)
             self._take(bundle.network, bundle.weights)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelFileError(
-                f"the weights in {folder} do not fit its network: {error.__class__.__name__}",
-                hint="fit the model again",
-            ) from None
         return self

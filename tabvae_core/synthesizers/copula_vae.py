@@ -22,6 +22,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from tabvae_core.budget import copula_budget
+from tabvae_core.bundle import tensors_under
 from tabvae_core.codecs.base import IntArray
 from tabvae_core.models.copula_vae import CopulaSize, CopulaVAE
 from tabvae_core.models.latent_prior import LatentPrior
@@ -163,17 +164,9 @@ class CopulaVAESynthesizer(CopulaSynthesizer):
     def _take(self, network: Mapping[str, Any], weights: Mapping[str, npt.NDArray[Any]]) -> None:
         if "size" not in network:
             return
-        parts = {
-            part: {
-                name.removeprefix(f"{part}."): torch.from_numpy(array)
-                for name, array in weights.items()
-                if name.startswith(f"{part}.")
-            }
-            for part in ("network", "prior")
-        }
         self._network = CopulaVAE(CopulaSize(**network["size"])).eval()
-        self._network.load_state_dict(parts["network"])
-        self._prior, self._knots = LatentPrior(**parts["prior"]), weights["knots"]
+        self._network.load_state_dict(tensors_under("network.", weights))
+        self._prior, self._knots = LatentPrior(**tensors_under("prior.", weights)), weights["knots"]
 
 
 class _Rows:
@@ -253,12 +246,7 @@ def _told(record: TrainingRecord, plan: TrainingPlan, network: CopulaVAE, device
     """What the model card says of a training."""
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "epochs": record.epochs,
-        "best_epoch": record.best_epoch,
-        "steps": record.steps,
         "batch_size": plan.batch_size,
         "device": str(device),
-        "stopped_by": record.stopped,
-        "train_loss": record.train_loss,
-        "validation_loss": record.validation_loss,
+        **record.told(),
     }

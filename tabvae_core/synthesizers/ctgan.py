@@ -19,15 +19,14 @@ from torch import Tensor
 
 from tabvae_core.adversarial import AdversarialPlan, train_adversarial
 from tabvae_core.budget import CTGAN_BATCH, ctgan_epochs
-from tabvae_core.bundle import Bundle, loading_weights, read_bundle, write_bundle
+from tabvae_core.bundle import Bundle, loading_weights, read_bundle, tensors_under, write_bundle
 from tabvae_core.codecs.flat import FlatTable
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError
 from tabvae_core.models.ctgan import Critic, Generator, condition_loss, critic_loss, soft_rows
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
-from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
+from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer, learned, row_numbers
 from tabvae_core.synthesizers.ctgan_rows import Conditions, RowCodec, pick
 from tabvae_core.synthesizers.options import choose_device, option, read_options
 from tabvae_core.tables import TableSource
@@ -68,7 +67,6 @@ class CTGANSynthesizer(Synthesizer):
         self._options = read_options(_Options, self.model)
         self._rows: RowCodec | None = None
         self._generator: Generator | None = None
-        self._record: dict[str, Any] = {}
 
     def fit(
         self,
@@ -132,19 +130,12 @@ class CTGANSynthesizer(Synthesizer):
 
     @property
     def _fitted(self) -> tuple[RowCodec, Generator]:
-        if self._rows is None or self._generator is None:
-            raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
-        return self._rows, self._generator
+        return learned(self._rows), learned(self._generator)
 
     @property
     def schema(self) -> TableSchema:
         """Schema of the rows that were learned."""
         return self._fitted[0].flat.codec.schema
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The training record of the model card."""
-        return self._record
 
     def sample_block(
         self,
@@ -172,8 +163,7 @@ class CTGANSynthesizer(Synthesizer):
         with torch.no_grad():
             made = generator(noise, pick(rows.sampling_chances().cumsum(0), uniform[:, 0]))
         tokens, values = rows.decode(made[:n_rows], uniform[:n_rows, 1:])
-        numbers = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
-        return rows.flat.codec.decode(tokens, values, rows=numbers, seed=seed)
+        return rows.flat.codec.decode(tokens, values, rows=row_numbers(block, n_rows), seed=seed)
 
     def save(self, folder: Path) -> None:
         """Write the bundle; see `Synthesizer.save`."""
@@ -197,10 +187,7 @@ class CTGANSynthesizer(Synthesizer):
             self._generator = Generator(
                 self._rows.layout, int(bundle.network["latent"]), int(bundle.network["hidden"])
             ).eval()
-            prefix = "generator."
-            self._generator.load_state_dict(
-                {k.removeprefix(prefix): torch.from_numpy(v) for k, v in bundle.weights.items() if prefix in k}
-            )
+            self._generator.load_state_dict(tensors_under("generator.", bundle.weights))
         return self
 
 

@@ -19,15 +19,14 @@ import pyarrow as pa
 import torch
 
 from tabvae_core.budget import diffusion_budget
-from tabvae_core.bundle import Bundle, read_bundle, write_bundle
+from tabvae_core.bundle import Bundle, loading_weights, read_bundle, tensors_under, write_bundle
 from tabvae_core.codecs.base import Encoded
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, ModelFileError
 from tabvae_core.models.tabddpm import Denoiser, NetworkSize, Rows
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
-from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
+from tabvae_core.synthesizers.base import Synthesizer, learned, row_numbers
 from tabvae_core.synthesizers.options import choose_device, option, read_options
 from tabvae_core.synthesizers.tabddpm_rows import RowVariables, TrainingRows
 from tabvae_core.tables import TableSource
@@ -68,7 +67,6 @@ class TabDDPMSynthesizer(Synthesizer):
         self._options = read_options(_Options, self.model)
         self._rows: RowVariables | None = None
         self._network: Denoiser | None = None  # None: there is nothing to learn
-        self._record: dict[str, Any] = {}
 
     # Learning -------------------------------------------------------------------------------------------------------
 
@@ -93,15 +91,10 @@ class TabDDPMSynthesizer(Synthesizer):
             "rows": rows,
             "slots": len(codec.slots),
             "parameters": 0 if self._network is None else sum(p.numel() for p in self._network.parameters()),
-            "epochs": record.epochs,
-            "best_epoch": record.best_epoch,
-            "steps": record.steps,
             "batch_size": plan.batch_size,
             "seconds": round(time.monotonic() - started, 1),
             "device": str(choose_device(self.model.device)),
-            "stopped_by": record.stopped,
-            "train_loss": record.train_loss,
-            "validation_loss": record.validation_loss,
+            **record.told(),
             "notes": list(codec.notes()),
         }
         return self
@@ -146,19 +139,12 @@ class TabDDPMSynthesizer(Synthesizer):
 
     @property
     def _fitted(self) -> RowVariables:
-        if self._rows is None:
-            raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
-        return self._rows
+        return learned(self._rows)
 
     @property
     def schema(self) -> TableSchema:
         """Schema of the rows that were learned."""
         return self._fitted.codec.schema
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The training record of the model card."""
-        return self._record
 
     # Sampling -------------------------------------------------------------------------------------------------------
 
@@ -183,8 +169,7 @@ class TabDDPMSynthesizer(Synthesizer):
         parts = [self._draw(seed, block, attempt, part) for part in range(math.ceil(n_rows / _DRAWN_ROWS))]
         drawn = Rows(torch.cat([p.tokens for p in parts])[:n_rows], torch.cat([p.numbers for p in parts])[:n_rows])
         tokens, values = rows.decode(drawn)
-        numbers = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
-        return rows.codec.decode(tokens, values, rows=numbers, seed=seed)
+        return rows.codec.decode(tokens, values, rows=row_numbers(block, n_rows), seed=seed)
 
     def _draw(self, seed: int, block: int, attempt: int, part: int) -> Rows:
         """Draw one part of a block, from a generator of its own."""
@@ -209,27 +194,14 @@ class TabDDPMSynthesizer(Synthesizer):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a bundle; see `Synthesizer.load`."""
-        bundle = read_bundle(folder)
-        if bundle.method != cls.method:
-            raise ModelFileError(f"the bundle in {folder} is of method {bundle.method!r}, not {cls.method!r}")
+        bundle = read_bundle(folder, cls.method)
         self = cls(bundle.model, bundle.privacy)
         codec = TableCodec.restore(bundle.schema, bundle.codecs)
         self._record = dict(bundle.record)
-        try:
+        with loading_weights(folder):
             self._rows = RowVariables(codec, bundle.weights["numbers.center"], bundle.weights["numbers.scale"])
             if codec.slots:
                 network = Denoiser(self._rows.variables, NetworkSize(**bundle.network))
-                network.load_state_dict(
-                    {
-                        k.removeprefix("network."): torch.from_numpy(v)
-                        for k, v in bundle.weights.items()
-                        if "network." in k
-                    }
-                )
+                network.load_state_dict(tensors_under("network.", bundle.weights))
                 self._network = network.eval()
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise ModelFileError(
-                f"the weights in {folder} do not fit its network: {error.__class__.__name__}",
-                hint="fit the model again",
-            ) from None
         return self

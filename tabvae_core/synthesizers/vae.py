@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from tabvae_core.budget import FEW_ROWS, SMALL_ROWS, WIDE_SLOTS, Budget, training_budget
-from tabvae_core.bundle import Bundle, read_bundle, write_bundle
+from tabvae_core.bundle import Bundle, loading_weights, read_bundle, tensors_under, write_bundle
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.ordering import arrange
 from tabvae_core.codecs.restrict import slot_limits
@@ -36,7 +35,7 @@ from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.relations import MAX_ROWS, find_relations
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
-from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
+from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer, learned, row_numbers
 from tabvae_core.synthesizers.options import choose_device, option, read_options
 from tabvae_core.synthesizers.vae_latent import VAELatentSpace
 from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows, encode_rows
@@ -106,7 +105,6 @@ class VAESynthesizer(Synthesizer):
         self._links = Links()
         self._networks: list[TabularVAE] = []
         self._priors: list[LatentPrior] = []
-        self._record: dict[str, Any] = {}
 
     # Learning -------------------------------------------------------------------------------------------------------
 
@@ -239,20 +237,11 @@ class VAESynthesizer(Synthesizer):
     @property
     def schema(self) -> TableSchema:
         """Schema of the rows that were learned."""
-        if self._schema is None:
-            raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
-        return self._schema
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The training record of the model card."""
-        return self._record
+        return learned(self._schema)
 
     @property
     def _fitted(self) -> TableCodec:
-        if self._codec is None:
-            raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
-        return self._codec
+        return learned(self._codec)
 
     # Sampling -------------------------------------------------------------------------------------------------------
 
@@ -268,7 +257,7 @@ class VAESynthesizer(Synthesizer):
     ) -> pa.Table:
         """Draw one block of rows; see `Synthesizer.sample_block`."""
         codec = self._fitted
-        rows = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
+        rows = row_numbers(block, n_rows)
         cells = given_cells(given or {}, codec.schema, n_rows)
         if not self._networks:
             empty = np.zeros((n_rows, 0))
@@ -375,9 +364,7 @@ class VAESynthesizer(Synthesizer):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a bundle; see `Synthesizer.load`."""
-        bundle = read_bundle(folder)
-        if bundle.method != cls.method:
-            raise ModelFileError(f"the bundle in {folder} is of method {bundle.method!r}, not {cls.method!r}")
+        bundle = read_bundle(folder, cls.method)
         self = cls(bundle.model, bundle.privacy)
         self._schema, self._record = bundle.schema, dict(bundle.record)
         try:
@@ -390,18 +377,13 @@ class VAESynthesizer(Synthesizer):
                 f"the bundle in {folder} lacks {error}", hint="it is of another version: fit the model again"
             ) from None
         if "size" in bundle.network:
-            try:
+            with loading_weights(folder):
                 size = NetworkSize(**bundle.network["size"])
                 for member in range(int(bundle.network["members"])):
                     network = _build(self._codec, self._links, size, None)
-                    network.load_state_dict(_part(bundle.weights, f"network.{member}."))
+                    network.load_state_dict(tensors_under(f"network.{member}.", bundle.weights))
                     self._networks.append(network.eval())
-                    self._priors.append(LatentPrior(**_part(bundle.weights, f"prior.{member}.")))
-            except (KeyError, RuntimeError, TypeError, ValueError) as error:
-                raise ModelFileError(
-                    f"the weights in {folder} do not fit its network: {error.__class__.__name__}",
-                    hint="fit the model again",
-                ) from None
+                    self._priors.append(LatentPrior(**tensors_under(f"prior.{member}.", bundle.weights)))
         return self
 
 
@@ -427,11 +409,6 @@ def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDAr
         if more and place is not None:
             places[index] = np.concatenate([place, np.full(more, np.nan, np.float32)])
     return TabularVAE(layout, size, priors, places, codec.value_ranges())
-
-
-def _part(weights: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, Tensor]:
-    """Weights under a prefix, without it."""
-    return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in weights.items() if k.startswith(prefix)}
 
 
 def _generator(seed: int, block: int, attempt: int) -> torch.Generator:

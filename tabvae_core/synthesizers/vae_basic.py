@@ -18,16 +18,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tabvae_core.bundle import Bundle, loading_weights, read_bundle, write_bundle
+from tabvae_core.bundle import Bundle, loading_weights, read_bundle, tensors_under, write_bundle
 from tabvae_core.codecs.base import Encoded
 from tabvae_core.codecs.flat import FlatTable
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError
 from tabvae_core.models.vae_basic import BasicVAE
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
-from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
+from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer, learned, row_numbers
 from tabvae_core.synthesizers.options import choose_device, read_options
 from tabvae_core.tables import TableSource
 from tabvae_core.training import TrainingPlan, train
@@ -60,7 +59,6 @@ class BasicVAESynthesizer(Synthesizer):
         self._options = read_options(_Options, self.model)
         self._features: _Features | None = None
         self._network: BasicVAE | None = None
-        self._record: dict[str, Any] = {}
 
     def fit(
         self,
@@ -111,34 +109,22 @@ class BasicVAESynthesizer(Synthesizer):
             "validation_rows": held,
             "features": rows.shape[1],
             "parameters": sum(p.numel() for p in network.parameters()),
-            "epochs": record.epochs,
-            "best_epoch": record.best_epoch,
-            "steps": record.steps,
             "batch_size": plan.batch_size,
             "seconds": round(time.monotonic() - started, 1),
             "device": str(device),
-            "stopped_by": record.stopped,
-            "train_loss": record.train_loss,
-            "validation_loss": record.validation_loss,
+            **record.told(),
             "notes": list(codec.notes()),
         }
         return self
 
     @property
     def _fitted(self) -> _Features:
-        if self._features is None:
-            raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
-        return self._features
+        return learned(self._features)
 
     @property
     def schema(self) -> TableSchema:
         """Schema of the rows that were learned."""
         return self._fitted.flat.codec.schema
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The training record of the model card."""
-        return self._record
 
     def sample_block(
         self,
@@ -166,8 +152,7 @@ class BasicVAESynthesizer(Synthesizer):
         with torch.no_grad():
             decoded = network.decoder(z).numpy()
         tokens, values = features.inverse_transform(decoded)
-        rows = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
-        return features.flat.codec.decode(tokens, values, rows=rows, seed=seed)
+        return features.flat.codec.decode(tokens, values, rows=row_numbers(block, n_rows), seed=seed)
 
     def save(self, folder: Path) -> None:
         """Write the bundle; see `Synthesizer.save`."""
@@ -175,18 +160,9 @@ class BasicVAESynthesizer(Synthesizer):
         assert network is not None
         weights = {f"network.{k}": v.numpy() for k, v in network.state_dict().items()} | features.arrays()
         shape = {"latent": self._options.latent, "hidden": self._options.hidden, "features": features.width}
+        codecs = features.flat.codec.states()
         write_bundle(
-            Bundle(
-                self.method,
-                self.schema,
-                features.flat.codec.states(),
-                self.model,
-                self.privacy,
-                shape,
-                self._record,
-                weights,
-            ),
-            folder,
+            Bundle(self.method, self.schema, codecs, self.model, self.privacy, shape, self._record, weights), folder
         )
 
     @classmethod
@@ -201,9 +177,7 @@ class BasicVAESynthesizer(Synthesizer):
             self._network = BasicVAE(
                 int(bundle.network["features"]), int(bundle.network["latent"]), int(bundle.network["hidden"])
             )
-            self._network.load_state_dict(
-                {k.removeprefix("network."): torch.from_numpy(v) for k, v in bundle.weights.items() if "network." in k}
-            )
+            self._network.load_state_dict(tensors_under("network.", bundle.weights))
         return self
 
 

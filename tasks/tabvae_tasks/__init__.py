@@ -1,10 +1,14 @@
 """One Prefect task for each step. The work is in `tabvae_core`; here are retries and artifacts."""
 
+from tabvae_tasks.listening import hold_target
 from tabvae_tasks.steps import (
+    choose_model,
     conclude_comparison,
     evaluate_table,
     feed_table,
+    find_model,
     find_release,
+    find_snapshot,
     measure_method,
     plan_comparison,
     publish_release,
@@ -15,10 +19,14 @@ from tabvae_tasks.steps import (
 )
 
 __all__ = [
+    "choose_model",
     "conclude_comparison",
     "evaluate_table",
     "feed_table",
+    "find_model",
     "find_release",
+    "find_snapshot",
+    "hold_target",
     "measure_method",
     "plan_comparison",
     "publish_release",

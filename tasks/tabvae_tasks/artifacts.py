@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from tabvae_core.comparison import Comparison
 from tabvae_core.evaluation.result import Metric
-from tabvae_core.references import EvaluationRef, FeedRef, GateResult, ReleaseRef, ValidationRef
+from tabvae_core.outcomes import Outcome, summary
+from tabvae_core.references import EvaluationRef, FeedRef, GateResult, ModelChoice, ReleaseRef, ValidationRef
 from tabvae_tasks.listening import artifact_key
 
-__all__ = ["quality_rows", "show_comparison", "show_feed", "show_quality", "show_release", "show_validation", "verdict"]
+__all__ = [
+    "drift_rows",
+    "quality_rows",
+    "show_choice",
+    "show_comparison",
+    "show_feed",
+    "show_outcomes",
+    "show_quality",
+    "show_release",
+    "show_validation",
+    "verdict",
+]
 
 
 _GATE_OF = {"c2st": "auc"}
@@ -51,6 +64,33 @@ def verdict(results: tuple[GateResult, ...]) -> str:
     if not refused:
         return f"accepted: all {len(results)} gates passed"
     return f"refused by {len(refused)} of {len(results)} gates: " + "; ".join(_gate(r) for r in refused[:5])
+
+
+def drift_rows(choice: ModelChoice) -> list[dict[str, Any]]:
+    """One row a column, the furthest first."""
+    return [
+        {
+            "column": one.column,
+            "distance": round(one.distance, 4),
+            "floor": round(one.floor, 4),
+            "nulls before": round(one.nulls_before, 4),
+            "nulls now": round(one.nulls_now, 4),
+            "beyond floor": round(one.beyond, 4),
+            "verdict": "drifted" if one.drifted else "as learned",
+        }
+        for one in choice.columns
+    ]
+
+
+def show_choice(table: str, choice: ModelChoice) -> None:
+    """Leave the drift of each column, and what was decided; nothing where none was measured."""
+    if choice.columns:
+        does = {"train": "trains anew", "reuse": "draws from the last model"}[choice.decision]
+        create_table_artifact(
+            drift_rows(choice),
+            key=artifact_key(table, "drift", "columns"),
+            description=f"The run {does}: {choice.reason}.",
+        )
 
 
 def show_validation(table: str, validation: ValidationRef) -> None:
@@ -108,6 +148,12 @@ def show_feed(fed: FeedRef) -> None:
         key=artifact_key(fed.table, "feed"),
         description="Version that a database holds",
     )
+
+
+def show_outcomes(name: str, outcomes: Sequence[Outcome]) -> None:
+    """Leave one row a table of a set, and what they came to."""
+    key = artifact_key("set", name)
+    create_table_artifact([one.row for one in outcomes], key=key, description=summary(outcomes))
 
 
 def _beside(metric: Metric) -> str:

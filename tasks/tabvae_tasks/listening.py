@@ -17,9 +17,11 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
+from tabvae_core.lease import turn
 from tabvae_core.progress import Progress, ProgressEvent, silent
+from tabvae_core.spec import RefreshSpec
 
-__all__ = ["also_tell", "artifact_key", "task_progress"]
+__all__ = ["also_tell", "artifact_key", "hold_target", "task_progress"]
 
 _listener: ContextVar[Progress] = ContextVar("tabvae_listener", default=silent)
 
@@ -58,6 +60,28 @@ def task_progress(table: str) -> Iterator[Progress]:
         return
     with _notices_logged():
         yield _TaskListener(table, _listener.get())
+
+
+@contextmanager
+def hold_target(spec: RefreshSpec, wait: bool) -> Iterator[None]:
+    """Keep other refreshes of the target waiting while the block runs; a flow that waits itself says so in its log.
+
+    Args:
+        spec: The refresh.
+        wait: Wait for a refresh that is running; else fail.
+
+    """
+    log, logged = get_run_logger(), -_LOG_EVERY
+
+    def listen(event: ProgressEvent) -> None:
+        nonlocal logged
+        _listener.get()(event)
+        if time.monotonic() - logged >= _LOG_EVERY:
+            logged = time.monotonic()
+            log.info(event.message)
+
+    with turn(spec.target, wait=wait, progress=listen):
+        yield
 
 
 @contextmanager

@@ -7,21 +7,33 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
 
-from tabvae_core import comparison, steps
+from tabvae_core import comparison, policy, steps
 from tabvae_core.comparison import Comparison, Plan
 from tabvae_core.errors import StorageError
 from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.feed import feed
-from tabvae_core.references import EvaluationRef, FeedRef, ModelRef, ReleaseRef, SnapshotRef, TableRef, ValidationRef
+from tabvae_core.references import (
+    EvaluationRef,
+    FeedRef,
+    ModelChoice,
+    ModelRef,
+    ReleaseRef,
+    SnapshotRef,
+    TableRef,
+    ValidationRef,
+)
 from tabvae_core.spec import RefreshSpec, StorageSpec
-from tabvae_tasks.artifacts import show_comparison, show_feed, show_quality, show_release, show_validation
+from tabvae_tasks.artifacts import show_choice, show_comparison, show_feed, show_quality, show_release, show_validation
 from tabvae_tasks.listening import task_progress
 
 __all__ = [
+    "choose_model",
     "conclude_comparison",
     "evaluate_table",
     "feed_table",
+    "find_model",
     "find_release",
+    "find_snapshot",
     "measure_method",
     "plan_comparison",
     "publish_release",
@@ -64,6 +76,27 @@ def take_snapshot(spec: RefreshSpec, force: bool = False) -> SnapshotRef:
 def find_release(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
     """Find the current release if it came from this source, spec and code."""
     return steps.up_to_date(spec, snapshot)
+
+
+@_step("choose model")
+def choose_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelChoice:
+    """Measure drift, and say whether the last model draws the new table or one is trained."""
+    with task_progress(spec.name) as progress:
+        choice = policy.choose_model(spec, snapshot, progress=progress)
+    show_choice(spec.name, choice)
+    return choice
+
+
+@_step("look for snapshot")
+def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
+    """Find the snapshot that another process took."""
+    return steps.find_snapshot(spec, run_id)
+
+
+@_step("look for model")
+def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:
+    """Find the model that a run has trained already."""
+    return steps.find_model(spec, snapshot)
 
 
 @_step("train")

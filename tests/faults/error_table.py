@@ -529,14 +529,54 @@ def refused_before(here: Here) -> None:
 
 
 def two_writers(here: Here) -> None:
-    here.table()
-    here.spec()
-    here.spec("other.yaml", sample={"seed": 7})
+    here.published()
+    shutil.move(here.folder / "out", here.folder / "elsewhere")
+    here.spec(sample={"seed": 7})
 
 
 def other_writer() -> None:
-    code, _, err = run_here(["refresh", "other.yaml", "--no-prefect"])
-    assert code == 0, err
+    """Publish as a tool would that knows nothing of turns."""
+    shutil.copytree("elsewhere", "out", dirs_exist_ok=True)
+
+
+def held(here: Here) -> None:
+    """Let a process of the shell hold the target's lock until it is removed with the case's folder."""
+    import fcntl
+
+    here.table()
+    here.spec()
+    (here.folder / "out").mkdir()
+    handle = os.open(here.folder / "out" / ".refresh.lock", os.O_RDWR | os.O_CREAT)
+    os.write(handle, b"process 12 on a machine")
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def wrong_member(here: Here) -> None:
+    set_of("one")(here)
+    here.spec("specs/t2.yaml", modle={})
+
+
+def dates_of(**source: Any) -> Prepare:
+    """A source with a place for a date."""
+
+    def prepare(here: Here) -> None:
+        here.table(name="day=2026-01-01/orders.parquet")
+        here.spec(source={"uri": "day={date}"} | source)
+
+    return prepare
+
+
+def set_of(*targets: str) -> Prepare:
+    """A folder of specs with these targets."""
+
+    def prepare(here: Here) -> None:
+        here.table()
+        here.spec()
+        (here.folder / "specs").mkdir()
+        for number, target in enumerate(targets, 1):
+            here.spec(f"specs/t{number}.yaml", target={"uri": target})
+
+    return prepare
 
 
 def in_bucket(here: Here) -> None:
@@ -877,6 +917,76 @@ CASES = (
         ("nosuch://db.test/shop", "knows no database"),
     ),
     Case("database table with three names", f"{FEED} --table a.b.c", 2, published, ("schema.name", "a.b.c")),
+    Case("a date that there is not", f"{REFRESH} --backfill 2026-02-30", 2, dates_of(), ("2026-02-30", "is no date")),
+    Case(
+        "dates that end before they begin",
+        f"{REFRESH} --backfill 2026-01-07..2026-01-01",
+        2,
+        dates_of(),
+        ("2026-01-07..2026-01-01", "ends before it begins"),
+    ),
+    Case(
+        "too many dates",
+        f"{REFRESH} --backfill 2026-01-01..2062-01-01",
+        2,
+        dates_of(),
+        ("more than 1,000 dates",),
+    ),
+    Case(
+        "backfill of a source without a place for a date",
+        f"{REFRESH} --backfill 2026-01-01",
+        2,
+        set_of(),
+        ("neither source.uri nor source.filters holds {date}",),
+    ),
+    Case("place for a date, and no date", REFRESH, 2, dates_of(), ("{date}", "there is no source.date", "--backfill")),
+    Case("set: no folder", "tabvae refresh-all specs", 2, nothing, ("specs is no folder of specs",)),
+    Case("set: no spec", "tabvae refresh-all specs", 2, set_of(), ("specs holds no spec",)),
+    Case(
+        "set: two tables with one target",
+        "tabvae refresh-all specs",
+        2,
+        set_of("one", "out", "out/"),
+        ("t2.yaml, t3.yaml", "have one target"),
+    ),
+    Case(
+        "set: a spec that is wrong",
+        "tabvae refresh-all specs",
+        2,
+        wrong_member,
+        ("specs/t2.yaml", "modle is not a known key", "nothing was run"),
+    ),
+    Case(
+        "deployment with a cron that is none",
+        'tabvae deploy refresh.yaml --cron "every night"',
+        2,
+        spec_with(),
+        ("--cron", "every night", "0 3 * * *"),
+    ),
+    Case(
+        "deployment in an unknown timezone",
+        'tabvae deploy refresh.yaml --cron "0 3 * * *" --timezone Berlin',
+        2,
+        spec_with(),
+        ("--timezone", "Berlin", "Europe/Berlin"),
+    ),
+    Case(
+        "one name for two deployments",
+        "tabvae deploy refresh.yaml refresh.yaml --name nightly",
+        2,
+        spec_with(),
+        ("--name", "2 specs"),
+    ),
+    Case("spec deployed twice", "tabvae deploy refresh.yaml refresh.yaml", 2, spec_with(), ("2 specs", "table")),
+    Case(
+        "deployment without a server",
+        "tabvae deploy refresh.yaml",
+        2,
+        spec_with(),
+        ("PREFECT_API_URL", "prefect server start"),
+        environment={"PREFECT_PROFILES_PATH": "none.toml"},
+        own_process=True,
+    ),
     # ---- 3: data
     Case(
         "missing file",
@@ -1054,6 +1164,13 @@ CASES = (
         meanwhile=other_writer,
         leaves=(*RUN, "out", "out/.current.json.lock", "out/current.json", "out/versions", "out/versions/VERSION/"),
     ),
+    Case(
+        "target that is being refreshed",
+        f"{REFRESH} --no-wait",
+        5,
+        held,
+        ("another refresh of out is running", "process 12 on a machine", "--no-wait"),
+    ),
     # ---- 6: storage
     Case(
         "wrong secret",
@@ -1072,6 +1189,15 @@ CASES = (
         ("s3://errors/orders.parquet", "credentials"),
         store="rclone",
         environment=GOOD_KEYS,
+    ),
+    Case(
+        "deployment to a server that does not answer",
+        "tabvae deploy refresh.yaml",
+        6,
+        spec_with(),
+        ("does not answer", "PREFECT_API_URL"),
+        environment={"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        own_process=True,
     ),
     Case(
         "unknown access key",
@@ -1113,7 +1239,6 @@ CASES = (
         6,
         spec_with(target={"uri": "/sys/kernel/tabvae"}),
         ("/sys/kernel/tabvae",),
-        leaves=("work", *RUN),
     ),
     Case("read-only workspace", REFRESH, 6, spec_with(workspace={"uri": "/sys/kernel/work"}), ("/sys/kernel/work",)),
     Case("read-only target, looked at first", CHECK, 6, spec_with(target={"uri": "/sys/kernel/t"}), ("/sys/kernel/t",)),
@@ -1210,7 +1335,7 @@ This table is made by `tests/faults/error_table.py --write`; a test fails when i
 | 2 | the spec, a rule or an option |
 | 3 | the table, or a model file |
 | 4 | a gate refused the table: it is in quarantine, the published version stays |
-| 5 | another writer published first |
+| 5 | another writer published first, or is refreshing the target |
 | 6 | storage: access, network, disk |
 | 130 | interrupted |
 

@@ -160,7 +160,7 @@ def test_training_killed_goes_on_from_its_checkpoint(here: Path) -> None:
         _wait_for_checkpoint(run)
         run.send_signal(signal.SIGKILL)
     assert run.returncode == -signal.SIGKILL
-    assert not Path("killed-out").exists()
+    assert not Path("killed-out/current.json").exists()
 
     events: list[ProgressEvent] = []
     done = steps.refresh(load_spec("killed.yaml"), progress=events.append)

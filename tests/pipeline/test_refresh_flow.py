@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
@@ -19,7 +21,7 @@ from pydantic import SecretStr
 from databases import PASSWORD, PostgreSQL
 from s3_servers import Store
 from tabvae_core import release
-from tabvae_core.errors import DataError, GateRefused, SpecError, StorageError
+from tabvae_core.errors import DataError, GateRefused, SpecError, StorageError, TabvaeError
 from tabvae_core.feed.address import Address, address_of
 from tabvae_core.lake import Credentials, ParquetSink
 from tabvae_core.spec import RefreshSpec, StorageSpec, parse_spec
@@ -28,6 +30,7 @@ from tabvae_flows.blocks import TabvaeLakeCredentials, register_resolver
 from tabvae_flows.customers import customers
 from tabvae_flows.feeding import feed_environment, know_database_blocks
 from tabvae_flows.refresh import compare_methods, sample_table, synthetic_refresh, train_model
+from tabvae_flows.refresh_set import refresh_set
 from tabvae_tasks.listening import also_tell, artifact_key
 
 LAX = {"max_column_jsd": 1.0, "max_trend": 100, "max_auc": 1.0, "max_copies": 100, "data_docs": False}
@@ -151,6 +154,54 @@ def test_methods_are_compared(spec: RefreshSpec) -> None:
     with pytest.raises(SpecError, match="there is no method"):
         compare_methods(spec, ["nope"])
     assert states()[0].name == "SpecFailed"
+
+
+def local_spec(folder: Path, name: str, **changes: Any) -> dict[str, Any]:
+    """A quick refresh on a disk."""
+    spec: dict[str, Any] = {
+        "name": name,
+        "source": {"uri": str(folder / "customers.parquet")},
+        "target": {"uri": str(folder / "out" / name)},
+        "workspace": {"uri": str(folder / "work")},
+        "model": {"method": "gaussian_copula"},
+        "gates": LAX,
+    }
+    return spec | changes
+
+
+def test_a_source_without_drift_is_sampled_from_the_last_model(tmp_path: Path) -> None:
+    spec = parse_spec(local_spec(tmp_path, "drifting", policy={"retrain": "drifted", "max_drift": 0.1}))
+    pq.write_table(customers(400, seed=1), tmp_path / "customers.parquet")
+    first = synthetic_refresh(spec)
+    pq.write_table(customers(400, seed=2), tmp_path / "customers.parquet")
+    second = synthetic_refresh(spec)
+    assert second.version != first.version
+    assert f"from the model of run {first.run_id}: no column drifted by more than 0.1" in states()[0].message
+    with get_client(sync_client=True) as client:
+        drift = {artifact.key: artifact for artifact in client.read_artifacts()}["drifting-drift-columns"]
+    assert drift.description is not None
+    assert drift.description.startswith("The run draws from the last model: ")
+    assert "as learned" in str(drift.data)
+
+
+def test_a_set_is_a_flow_run_a_table_and_one_summary(tmp_path: Path) -> None:
+    pq.write_table(customers(200), tmp_path / "customers.parquet")
+    (tmp_path / "specs").mkdir()
+    for name, gates in (("alpha", LAX), ("beta", LAX | {"max_shape": 0})):
+        spec = local_spec(tmp_path, name, gates=gates)
+        (tmp_path / "specs" / f"{name}.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    with pytest.raises(SpecError, match="parallel must be at least 1"):
+        refresh_set(str(tmp_path / "specs"), parallel=0)
+    with pytest.raises(TabvaeError, match="1 published, 1 refused: beta"):
+        refresh_set(str(tmp_path / "specs"), parallel=2)
+    assert release.current(str(tmp_path / "out" / "alpha")) is not None
+    with get_client(sync_client=True) as client:
+        runs = {run.name: run for run in client.read_flow_runs()}
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+    assert (runs["refresh-alpha"].state_name, runs["refresh-beta"].state_name) == ("Completed", "Refused")
+    assert runs["refresh-alpha"].parent_task_run_id is not None
+    assert runs[f"refresh-set-{tmp_path / 'specs'}"].state_name == "SomeFailed"
+    assert artifacts["set-specs"].description == "1 published, 1 refused: beta"
 
 
 def test_storage_that_does_not_answer_is_tried_again(spec: RefreshSpec, monkeypatch: pytest.MonkeyPatch) -> None:

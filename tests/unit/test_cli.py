@@ -23,6 +23,8 @@ COMMANDS = (
     "init",
     "check",
     "refresh",
+    "refresh-all",
+    "drift",
     "synthesize",
     "fit",
     "sample",

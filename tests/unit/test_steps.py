@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from tabvae_core import release, steps
 from tabvae_core.draft import init_spec, sibling, table_name
@@ -17,7 +18,8 @@ from tabvae_core.inference import infer_schema
 from tabvae_core.preflight import check
 from tabvae_core.progress import ProgressEvent
 from tabvae_core.references import ReleaseRef
-from tabvae_core.spec import RefreshSpec, load_spec, parse_spec
+from tabvae_core.spec import RefreshSpec, WorkspaceSpec, load_spec, parse_spec
+from tabvae_core.synthesizers.vae_basic import BasicVAESynthesizer
 from tabvae_core.tables import InMemoryTable, RowSample
 from tabvae_core.workspace import run_id_of
 from tabvae_flows.customers import customers
@@ -194,6 +196,28 @@ def test_settings_that_name_no_column(folder: Path, changes: dict[str, Any], mes
     spec = spec_for(folder, **changes)
     with pytest.raises(SpecError, match=message):
         steps.train(spec, steps.snapshot(spec))
+
+
+def test_memory_of_a_gpu_that_ends_is_an_error_that_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(BasicVAESynthesizer, "fit", full)
+    spec = spec_for(folder)
+    with pytest.raises(DataError, match="the memory of the GPU does not hold"):
+        steps.train(spec, steps.snapshot(spec))
+
+
+def test_another_process_finds_the_snapshot_of_a_run(folder: Path) -> None:
+    spec = spec_for(folder)
+    taken = [steps.snapshot(spec), steps.snapshot(spec, force=True)]
+    assert [steps.find_snapshot(spec, one.run_id) for one in taken] == taken
+    assert steps.find_model(spec, taken[0]) is None
+    elsewhere = spec.model_copy(update={"workspace": WorkspaceSpec(uri=str(folder / "other"))})
+    with pytest.raises(SpecError, match=f"workspace {folder / 'other'}, as .* sees it, has no run {taken[0].run_id}"):
+        steps.find_snapshot(elsewhere, taken[0].run_id)
+    with pytest.raises(SpecError, match="begun with another spec, or by another version of tabvae"):
+        steps.find_snapshot(spec_for(folder, target_column="segment"), taken[0].run_id)
 
 
 def test_check_reports_all_that_is_wrong_and_leaves_nothing(folder: Path) -> None:

@@ -9,12 +9,17 @@ import typer
 from tabvae_flows.console import watching
 from tabvae_flows.options import Endpoint, Json, example, print_result, storage_of
 
-__all__ = ["feed"]
+__all__ = ["register"]
 
-EPILOG = example(
+_EXAMPLE = example(
     "tabvae feed s3://lake/synthetic/customers --into postgresql://tester@db.test/shop",
     "tabvae feed releases/customers --into sqlite:///shop.db --table customers --version VERSION",
 )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(epilog=_EXAMPLE)(feed)
 
 
 def feed(
