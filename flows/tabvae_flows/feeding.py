@@ -15,13 +15,13 @@ from tabvae_core.feed import register_databases
 from tabvae_core.references import FeedRef
 from tabvae_core.spec import StorageSpec
 from tabvae_flows.blocks import register_resolver
-from tabvae_flows.refresh import _said_in_state
+from tabvae_flows.refresh import said_in_state
 
 __all__ = ["feed_environment", "know_database_blocks"]
 
 
 @flow(name="feed-environment", flow_run_name="feed-{target}", result_serializer="json")
-@_said_in_state
+@said_in_state
 def feed_environment(
     target: str,
     into: str,
