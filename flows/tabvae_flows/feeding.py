@@ -1,7 +1,6 @@
 """The flow that fills a test environment with a release, and the blocks that name its database."""
 
-from __future__ import annotations
-
+# Without postponed annotations: behind `said_in_state` Prefect would look their names up in that function's module.
 from typing import Any
 
 from prefect import flow

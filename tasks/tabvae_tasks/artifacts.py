@@ -140,12 +140,6 @@ def show_comparison(table: str, comparison: Comparison) -> None:
     _show_link(table, comparison.report_uri, "comparison of methods")
 
 
-def show_outcomes(name: str, outcomes: Sequence[Outcome]) -> None:
-    """Leave one row a table of a set, and what they came to."""
-    key = artifact_key("set", name)
-    create_table_artifact([one.row for one in outcomes], key=key, description=summary(outcomes))
-
-
 def show_feed(fed: FeedRef) -> None:
     """Leave what was loaded, and where."""
     create_markdown_artifact(
@@ -154,6 +148,12 @@ def show_feed(fed: FeedRef) -> None:
         key=artifact_key(fed.table, "feed"),
         description="Version that a database holds",
     )
+
+
+def show_outcomes(name: str, outcomes: Sequence[Outcome]) -> None:
+    """Leave one row a table of a set, and what they came to."""
+    key = artifact_key("set", name)
+    create_table_artifact([one.row for one in outcomes], key=key, description=summary(outcomes))
 
 
 def _beside(metric: Metric) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,12 +20,13 @@ from prefect.testing.utilities import prefect_test_harness
 from pydantic import SecretStr
 
 from databases import PASSWORD, PostgreSQL
+from released import put
 from s3_servers import Store
 from tabvae_core import release
 from tabvae_core.errors import DataError, GateRefused, SpecError, StorageError, TabvaeError
 from tabvae_core.feed.address import Address, address_of
 from tabvae_core.lake import Credentials, ParquetSink
-from tabvae_core.spec import RefreshSpec, StorageSpec, parse_spec
+from tabvae_core.spec import RefreshSpec, StorageSpec, TargetSpec, parse_spec
 from tabvae_core.storage import exists
 from tabvae_flows.blocks import TabvaeLakeCredentials, register_resolver
 from tabvae_flows.customers import customers
@@ -237,37 +239,30 @@ def test_credentials_from_a_block(s3_rclone: Store, spec: RefreshSpec) -> None:
         train_model(bad)
 
 
-def test_a_publish_fills_a_database(postgresql: PostgreSQL, spec: RefreshSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test environment on PostgreSQL: the table exists, each publish brings its rows, once."""
-    import psycopg
-
-    shop = postgresql.url.replace("tester@", f"tester:{PASSWORD}@")
-    monkeypatch.setenv("TEST_SHOP", shop)
+def test_a_release_fills_a_database(postgresql: PostgreSQL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test environment on PostgreSQL: each release brings its rows, once; what happened stands in the run's state."""
+    monkeypatch.setenv("TEST_SHOP", postgresql.url.replace("tester@", f"tester:{PASSWORD}@"))
+    target = TargetSpec(uri=str(tmp_path / "customers"))
+    shop = {"target": target.uri, "into": "env:TEST_SHOP", "table": "flow_customers"}
+    put(customers(100), target, "v1", tmp_path)
+    fed = feed_environment(**shop)
+    assert (fed.version, fed.rows, fed.created) == ("v1", 100, True)
+    assert states()[0].message == fed.sentence
+    assert feed_environment(**shop).unchanged
+    assert states()[0].name == "Unchanged"
+    put(customers(150, seed=1), target, "v2", tmp_path)
+    assert (feed_environment(**shop).version, feed_environment(**shop, version="v1").version) == ("v2", "v1")
     with psycopg.connect(postgresql.url, autocommit=True) as connection:
-        connection.execute("DROP TABLE IF EXISTS customers, tabvae_feeds")
-        first = synthetic_refresh(spec)
-        into = {"target": spec.target.uri, "into": "env:TEST_SHOP", "storage": spec.target.storage}
-        fed = feed_environment(**into)
-        assert (fed.version, fed.rows, fed.table) == (first.version, 600, "customers")
-        assert states()[0].message == fed.sentence
-        assert feed_environment(**into).unchanged
-        assert states()[0].name == "Unchanged"
-
-        second = synthetic_refresh(spec, force=True)
-        connection.execute("ALTER TABLE customers ADD CHECK (age > 0)")
-        assert feed_environment(**into).version == second.version
-        assert feed_environment(**into, version=first.version).version == first.version
-        held = connection.execute("SELECT version, rows FROM tabvae_feeds").fetchall()
-        assert held == [(first.version, 600)]
-        assert connection.execute("SELECT count(*) FROM customers").fetchall() == [(600,)]
-
-        connection.execute("ALTER TABLE customers DROP COLUMN age")
-        with pytest.raises(DataError, match="lacks age"):
-            feed_environment(**into)
-        assert states()[0].name == "DataFailed"
+        held = connection.execute("SELECT version, rows FROM tabvae_feeds WHERE table_name = 'flow_customers'")
+        assert held.fetchall() == [("v1", 100)]
+        assert connection.execute("SELECT count(*) FROM flow_customers").fetchall() == [(100,)]
+        connection.execute("ALTER TABLE flow_customers DROP COLUMN age")
+    with pytest.raises(DataError, match="lacks age"):
+        feed_environment(**shop)
+    assert states()[0].name == "DataFailed"
     with get_client(sync_client=True) as client:
         told = "".join(a.model_dump_json() for a in client.read_artifacts()) + "".join(str(s) for s in states())
-    assert f"loaded version {first.version}" in told
+    assert "loaded version v1" in told
     assert PASSWORD not in told
 
 

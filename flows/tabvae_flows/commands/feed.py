@@ -11,14 +11,15 @@ from tabvae_flows.options import Endpoint, Json, example, print_result, storage_
 
 __all__ = ["register"]
 
+_EXAMPLE = example(
+    "tabvae feed s3://lake/synthetic/customers --into postgresql://tester@db.test/shop",
+    "tabvae feed releases/customers --into sqlite:///shop.db --table customers --version VERSION",
+)
+
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    lines = (
-        "tabvae feed s3://lake/synthetic/customers --into postgresql://tester@db.test/shop",
-        "tabvae feed releases/customers --into sqlite:///shop.db --table customers --version VERSION",
-    )
-    app.command(epilog=example(*lines))(feed)
+    """Add the command to the command line."""
+    app.command(epilog=_EXAMPLE)(feed)
 
 
 def feed(
