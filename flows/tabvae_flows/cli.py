@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from tabvae_flows.commands import attack as attack_command
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
@@ -316,6 +317,8 @@ def evaluate(
         write_bytes(json_file, (as_json_text(result.model_dump(mode="json")) + "\n").encode())
     print_table([{"figure": n, "value": m.value, "floor": m.floor} for n, m in result.metrics.items()])
     print(result.verdict.sentence)
+    if result.privacy is not None:
+        print(result.privacy.sentence)
     for place in filter(None, (html, json_file)):
         print(f"wrote {place}")
 
@@ -607,6 +610,9 @@ def demo(
         print_json(result.as_dict())
     else:
         print(result.text())
+
+
+app.command(epilog=attack_command.EPILOG)(attack_command.attack)
 
 
 def main() -> NoReturn:
