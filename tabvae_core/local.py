@@ -334,7 +334,7 @@ def attack_tables(
 
     """
     from tabvae_core.lake import ParquetSource
-    from tabvae_core.privacy import attack, shadow_attack
+    from tabvae_core.privacy import attack, drawn_by, shadow_attack
 
     learned, held, drawn = (ParquetSource(uri, storage=storage) for uri in (train, holdout, synthetic))
     _check_same_columns(learned.schema, drawn.schema, synthetic)
@@ -342,7 +342,10 @@ def attack_tables(
     schema, tables = _compared(learned, (learned, held, drawn), drawn, progress)
     found = attack(*tables, schema, seed=seed, progress=progress)
     if shadows:
-        shadowed = shadow_attack(*tables, schema, shadows=shadows, method=method, seed=seed, progress=progress)
+        draw = drawn_by(method, schema)
+        shadowed = shadow_attack(
+            *tables, schema, draw=draw, method=method, shadows=shadows, seed=seed, progress=progress
+        )
         found = found.model_copy(update={"attacks": (*found.attacks, shadowed)})
     return found
 

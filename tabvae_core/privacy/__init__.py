@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from tabvae_core.privacy.attack import attack
 from tabvae_core.privacy.result import AttackResult, Estimate, PrivacyFigures
-from tabvae_core.privacy.shadow import shadow_attack
+from tabvae_core.privacy.shadow import drawn_by, shadow_attack
 
-__all__ = ["AttackResult", "Estimate", "PrivacyFigures", "attack", "shadow_attack"]
+__all__ = ["AttackResult", "Estimate", "PrivacyFigures", "attack", "drawn_by", "shadow_attack"]

@@ -22,6 +22,8 @@ _COARSE = 10
 """Quantile bins of a number: a training row that no other shares all bins and categories with is rare."""
 _FINE = 200
 """A drawn row that shares all of these with a rare one, on either of two grids half a bin apart, is a near copy."""
+_ENDS = (0.001, 0.01, 0.99, 0.999)
+"""Further bins at the ends, where numbers are rare."""
 _GRID_ROWS = 100_000
 
 Hashes = npt.NDArray[np.uint64]
@@ -103,7 +105,7 @@ def _code(column: ColumnSchema, sample: pa.ChunkedArray, bins: int, shift: float
         return _hashed
     known = measure(plain(sample))
     known = known[~np.isnan(known)]
-    steps = (np.arange(bins) + shift) / bins
+    steps = np.unique([*((np.arange(bins) + shift) / bins), *_ENDS])
     edges = np.unique(np.quantile(known, steps[steps > 0])) if len(known) else np.zeros(0)
 
     def binned(cells: pa.ChunkedArray) -> Hashes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,11 +20,16 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.tables import take_rows
 
-__all__ = ["shadow_attack"]
+__all__ = ["Draw", "drawn_by", "shadow_attack"]
+
+Draw = Callable[[pa.Table, int, int], pa.Table]
+"""Learns rows and draws others, given the rows, a seed, and how many are wanted."""
 
 _TARGETS = 500
 _LEAST_ROWS = 200
 _NEAREST = 1e-4
+_FEW_MODELS = 16
+"""As many models weigh as much as what all targets have in common."""
 
 
 def shadow_attack(
@@ -31,9 +38,9 @@ def shadow_attack(
     synthetic: pa.Table,
     schema: TableSchema,
     *,
+    draw: Draw,
+    method: str,
     shadows: int = 16,
-    method: str = "gaussian_copula",
-    model: ModelSpec | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> AttackResult:
@@ -43,22 +50,22 @@ def shadow_attack(
     synthetic table in place of a model's loss, as in Stadler et al., "Synthetic Data - Anonymisation Groundhog Day"
     (USENIX Security 2022). Each shadow model learns reference rows and a random half of the targets; what is observed of
     a target is the mean logarithm of its distances to the nearest five synthetic rows. Two normal distributions of one
-    variance, with the target and without it, give the ratio.
+    variance, with the target and without it, give the ratio; models are few, so what a target's presence does is drawn
+    to what presence does on average. Models that learn nothing by heart teach the attacker nothing.
 
     Args:
         train: Rows that the model learned; up to 500 are targets.
         holdout: Rows that it never saw: as many are targets, the others are what shadow models learn beside targets.
         synthetic: The table under attack.
         schema: The columns and their kinds.
+        draw: The shadow model, see `drawn_by`; strongest where it is what made the table.
+        method: Its name.
         shadows: Models to train, at least 4.
-        method: What they are.
-        model: How they are trained; None: as by default.
         seed: Of every random choice.
         progress: Told of every model.
 
     Raises:
         DataError: There are too few rows to train shadow models.
-        SpecError: There is no such method.
 
     """
     targets = min(_TARGETS, train.num_rows, holdout.num_rows // 3)
@@ -78,7 +85,7 @@ def shadow_attack(
     for done, share in enumerate(shares):
         progress(ProgressEvent("attack", done, len(shares), "shadow models", method))
         learned = pa.concat_tables([others, take_rows(rows, np.flatnonzero(share))])
-        drawn = _drawn(learned, schema, method, model, seed + done, min(synthetic.num_rows, 2 * learned.num_rows))
+        drawn = draw(learned, seed + done, min(synthetic.num_rows, 2 * learned.num_rows))
         seen.append(_observe(tables, drawn, schema, seed))
     progress(ProgressEvent("attack", len(shares), len(shares), "shadow models"))
     scores = _log_ratio(observed, np.stack(seen), shares)
@@ -94,13 +101,22 @@ def shadow_attack(
     )
 
 
-def _drawn(
-    learned: pa.Table, schema: TableSchema, method: str, model: ModelSpec | None, seed: int, rows: int
-) -> pa.Table:
+def drawn_by(method: str, schema: TableSchema, model: ModelSpec | None = None) -> Draw:
+    """Shadow models of a method, as by default or as `model` says.
+
+    Raises:
+        SpecError: There is no such method.
+
+    """
     from tabvae_core.synthesizers import registry
 
-    spec = (model or ModelSpec()).model_copy(update={"method": method, "seed": seed})
-    return registry.create(method, spec, PrivacySpec()).fit(learned, schema).sample(rows, seed=seed)
+    registry.find(method)
+
+    def draw(learned: pa.Table, seed: int, rows: int) -> pa.Table:
+        spec = (model or ModelSpec()).model_copy(update={"method": method, "seed": seed})
+        return registry.create(method, spec, PrivacySpec()).fit(learned, schema).sample(rows, seed=seed)
+
+    return draw
 
 
 def _observe(tables: dict[Side, pa.Table], synthetic: pa.Table, schema: TableSchema, seed: int) -> Floats:
@@ -124,7 +140,10 @@ def _log_ratio(observed: Floats, seen: Floats, inside: npt.NDArray[np.bool_]) ->
     with_it, without = (
         np.where(side, seen, 0).sum(axis=0) / np.maximum(side.sum(axis=0), 1) for side in (inside, ~inside)
     )
+    pull = len(inside) / (len(inside) + _FEW_MODELS)
+    gap = (with_it - without).mean() * (1 - pull) + (with_it - without) * pull
+    centre = (with_it + without) / 2
     left = np.where(inside, seen - with_it, seen - without)
-    variance = (left**2).mean(axis=0) + (left**2).mean()  # a target's own, drawn to that of all: models are few
-    ratio: Floats = ((observed - without) ** 2 - (observed - with_it) ** 2) / variance
+    variance = (left**2).mean(axis=0) + (left**2).mean()  # a target's own, drawn to that of all
+    ratio: Floats = 2 * gap * (observed - centre) / variance
     return ratio

@@ -7,13 +7,15 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.mixture import GaussianMixture
 
 from tabvae_core.gates import gate_attacks
 from tabvae_core.inference import infer_schema
-from tabvae_core.privacy import AttackResult, PrivacyFigures, attack, shadow_attack
+from tabvae_core.errors import DataError
+from tabvae_core.privacy import AttackResult, PrivacyFigures, attack, drawn_by, shadow_attack
 from tabvae_core.progress import ProgressEvent
 from tabvae_core.schema import TableSchema
-from tabvae_core.spec import GateSpec, Kind, ModelSpec, PrivacySpec
+from tabvae_core.spec import GateSpec, Kind, PrivacySpec
 from tabvae_core.tables import InMemoryTable
 from tabvae_flows.customers import customers
 
@@ -90,21 +92,21 @@ def test_five_percent_of_copied_rows_are_caught(seed: int) -> None:
     assert named(found, "rare_copies").attack_rate > 0  # type: ignore[operator]
 
 
-def test_a_small_model_trained_until_it_overfits_is_caught() -> None:
-    """A network with no rows set aside that sees 60 rows over and over, beside the same one stopped in time."""
-    train, holdout, _ = sides(1)
-    few = train.slice(0, 60)
-    found = run(few, holdout.slice(0, 400), overfitted(few))
-    strongest = found.strongest_membership
-    assert strongest is not None
-    assert strongest.auc is not None
-    assert strongest.auc.low > 0.5
-
-
-def overfitted(rows: pa.Table) -> pa.Table:
-    """Rows by a kernel density estimate whose kernels are far too narrow: each one a little off a training row."""
-    chosen = np.random.default_rng(5).integers(rows.num_rows, size=2 * rows.num_rows)
-    return with_noise(rows.take(chosen), 6)
+@pytest.mark.parametrize(("components", "caught"), [(300, True), (4, False)])
+def test_a_model_too_large_for_its_rows_is_caught_and_one_of_the_right_size_is_not(components: int, caught: bool) -> None:
+    """A mixture of normals, fitted to 400 rows: with 300 components it learns them by heart, with 4 it does not."""
+    rng = np.random.default_rng(0)
+    groups = rng.normal(scale=3, size=(4, 5))
+    real = groups[rng.integers(4, size=1200)] + rng.normal(size=(1200, 5))
+    model = GaussianMixture(components, covariance_type="spherical", random_state=0, max_iter=50).fit(real[:400])
+    drawn = model.sample(2000)[0]
+    train, holdout, synthetic = (
+        pa.table({f"x{k}": rows[:, k] for k in range(5)}) for rows in (real[:400], real[400:], drawn)
+    )
+    found = attack(train, holdout, synthetic, infer_schema(InMemoryTable(train), privacy=ALL))
+    membership = {f"attack: {name}" for name in ("membership_distance", "membership_density")}
+    assert bool(membership & refused(found)) == caught
+    assert bool(refused(found)) == caught
 
 
 def test_a_table_that_keeps_away_from_training_rows_is_caught_as_well() -> None:
@@ -180,11 +182,30 @@ def test_shadow_models_tell_members_of_an_overfitted_table() -> None:
     names = [column.name for column in schema().columns if column.kind in (Kind.NUMBER, Kind.CATEGORY, Kind.BOOLEAN)]
     train, holdout, fresh = (table.select(names).slice(0, 900) for table in (train, holdout, fresh))
     kinds = infer_schema(InMemoryTable(train), privacy=ALL)
-    spec = ModelSpec(method="gaussian_copula")
+
+    def by_heart(learned: pa.Table, seed: int, rows: int) -> pa.Table:
+        return with_noise(learned.take(np.random.default_rng(seed).integers(learned.num_rows, size=rows)), seed)
+
     leaky, honest = (
-        shadow_attack(train, holdout, table, kinds, shadows=4, model=spec) for table in (with_noise(train, 1), fresh)
+        shadow_attack(train, holdout, table, kinds, draw=by_heart, method="by heart", shadows=4)
+        for table in (by_heart(train, 9, 900), fresh)
     )
     assert leaky.auc is not None
     assert honest.auc is not None
     assert leaky.auc.low > 0.6
     assert honest.auc.low < 0.55
+
+
+def test_shadow_models_can_be_any_method() -> None:
+    """The command's way: models of the registry, trained on reference rows and half of the targets."""
+    rows = world().select(["age", "income", "segment"])
+    train, holdout, fresh = (rows.slice(k * 300, 300) for k in range(3))
+    kinds = infer_schema(InMemoryTable(train), privacy=ALL)
+    found = shadow_attack(
+        train, holdout, fresh, kinds, draw=drawn_by("gaussian_copula", kinds), method="gaussian_copula", shadows=4
+    )
+    assert found.auc is not None
+    assert found.auc.low < 0.55, "neither the table nor the shadow models remember a row"
+    assert "gaussian_copula" in found.knows
+    with pytest.raises(DataError, match="too few held-out rows"):
+        shadow_attack(train, holdout.slice(0, 50), fresh, kinds, draw=drawn_by("gaussian_copula", kinds), method="x")
