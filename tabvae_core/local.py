@@ -339,12 +339,12 @@ def attack_tables(
     learned, held, drawn = (ParquetSource(uri, storage=storage) for uri in (train, holdout, synthetic))
     _check_same_columns(learned.schema, drawn.schema, synthetic)
     _check_same_columns(learned.schema, held.schema, holdout)
-    schema, tables = _compared(learned, (learned, held, drawn), drawn, progress)
-    found = attack(*tables, schema, seed=seed, progress=progress)
-    if shadows:
-        draw = drawn_by(method, schema)
+    schema, (ours, others, table) = _compared(learned, (learned, held, drawn), drawn, progress)
+    draw = drawn_by(method, schema) if shadows else None
+    found = attack(ours, others, table, schema, seed=seed, progress=progress)
+    if draw is not None:
         shadowed = shadow_attack(
-            *tables, schema, draw=draw, method=method, shadows=shadows, seed=seed, progress=progress
+            ours, others, table, schema, draw=draw, method=method, shadows=shadows, seed=seed, progress=progress
         )
         found = found.model_copy(update={"attacks": (*found.attacks, shadowed)})
     return found

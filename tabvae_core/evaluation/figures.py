@@ -510,7 +510,8 @@ def whiskers_figure(lines: Sequence[tuple[str, Whisker | None, Whisker | None]])
         lines: A name, what was found in the whole (a dot), and in a part (a diamond); None: not measured.
 
     """
-    from bokeh.models import ColumnDataSource, FixedTicker, Span
+    from bokeh.models import ColumnDataSource, FixedTicker
+    from bokeh.models.annotations import Span
 
     n = len(lines)
     ends = [end for _, *found in lines for one in found if one is not None for end in one[1:]]
@@ -522,7 +523,9 @@ def whiskers_figure(lines: Sequence[tuple[str, Whisker | None, Whisker | None]])
     plot.yaxis.major_label_overrides = {n - 1 - k: safe_text(name, 40) for k, (name, *_) in enumerate(lines)}
     plot.xaxis.axis_label = "advantage"
     plot.add_layout(Span(location=0, dimension="height", line_color=INK, line_dash="dashed", line_alpha=0.8))
-    for part, (shift, mark, colour, fill) in enumerate(((0.16, "circle", SYNTHETIC, 1.0), (-0.16, "diamond", INK, 0.0))):
+    for part, (shift, mark, colour, fill) in enumerate(
+        ((0.16, "circle", SYNTHETIC, 1.0), (-0.16, "diamond", INK, 0.0))
+    ):
         drawn = [(n - 1 - k + shift, name, found[part]) for k, (name, *found) in enumerate(lines) if found[part]]
         source = ColumnDataSource(
             {

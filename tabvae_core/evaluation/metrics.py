@@ -78,9 +78,7 @@ def _category_codes(values: Floats) -> Codes:
     return np.where(np.isnan(values), 0, values + 1).astype(np.int64)
 
 
-def row_keys(
-    tables: Mapping[Side, pa.Table], columns: Sequence[ColumnSchema]
-) -> dict[Side, npt.NDArray[np.uint64]]:
+def row_keys(tables: Mapping[Side, pa.Table], columns: Sequence[ColumnSchema]) -> dict[Side, npt.NDArray[np.uint64]]:
     """64-bit hashes of the exact values of each row's given columns, by table, shape (rows,).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Membership by density: where synthetic rows are denser than the population, the model may have learned a row by heart."""
+"""Membership by density: where synthetic rows are denser than the population, a row may have been learned by heart."""
 
 from __future__ import annotations
 

@@ -68,8 +68,9 @@ class Ground:
 
     @property
     def rarity(self) -> Floats:
-        """How far each target is from its nearest reference rows: no attacker, and no choice of rows, sees membership."""
-        return self.to_reference.mean(axis=1)
+        """How far each target is from its nearest reference rows; it does not hang on who is a member."""
+        means: Floats = self.to_reference.mean(axis=1)
+        return means
 
     @property
     def exposed(self) -> Mask:
@@ -82,7 +83,7 @@ class Ground:
         return self.highest(self.rarity, _UNUSUAL)
 
     def highest(self, scores: Floats, share: float = _EXPOSED) -> Mask:
-        """The targets with the highest scores, at least 20 a half where there are as many; ties are broken at random."""
+        """The targets with the highest scores, at least 40 where there are as many; ties are broken at random."""
         wanted = min(len(scores), max(2 * LEAST, round(share * len(scores))))
         ties = row_hash(np.arange(len(scores), dtype=np.uint64), self.seed)
         chosen = np.zeros(len(scores), dtype=np.bool_)

@@ -48,7 +48,7 @@ class AttackResult(_Part):
     attack_rate: float | None = None
     """Share of successful guesses about training rows."""
     control_rate: float | None = None
-    """Share of successful guesses about control rows: what follows from the population, not from a row's being there."""
+    """Share of successful guesses about control rows: what follows from the population, not from a row itself."""
     baseline_rate: float | None = None
     """Share of successful guesses about training rows without the table's rows; an attack below it says nothing."""
     columns: dict[str, Estimate] = Field(default_factory=dict)

@@ -85,9 +85,7 @@ def singling_out_multivariate(ground: Ground) -> AttackResult:
     return result.model_copy(update={"baseline_rate": float(baseline.mean()) if len(baseline) else None})
 
 
-def _guess(
-    ground: Ground, rows: Rows, sources: Rows, wanted: int, rng: np.random.Generator
-) -> tuple[Mask, Mask, Mask]:
+def _guess(ground: Ground, rows: Rows, sources: Rows, wanted: int, rng: np.random.Generator) -> tuple[Mask, Mask, Mask]:
     """Guesses read off some synthetic rows: which isolate a member, a control, and which of the baseline a member."""
     columns = ground.view.columns
     sides: Mapping[str, list[Floats]] = {
@@ -102,8 +100,10 @@ def _guess(
         return (np.zeros(0, np.bool_),) * 3
     for _ in range(_TRIES * wanted):
         row, order = int(rng.choice(sources)), rng.permutation(len(columns))[:_MOST_COLUMNS]
-        guess = [(int(k), columns[k].values[Side.SYNTHETIC][row], medians[k]) for k in order]
-        if (guess := _isolating(sides["drawn"], guess)) is None:
+        guess = _isolating(
+            sides["drawn"], [(int(k), columns[k].values[Side.SYNTHETIC][row], medians[k]) for k in order]
+        )
+        if guess is None:
             continue
         others = rng.choice(rows, len(guess))
         other = [(k, columns[k].values[Side.SYNTHETIC][o], m) for (k, _, m), o in zip(guess, others, strict=True)]
@@ -159,7 +159,8 @@ def _rare_synthetic(ground: Ground, rows: Rows) -> Rows:
     reference = np.arange(ground.targets, ground.view.rows[Side.HOLDOUT], dtype=np.int64)
     encoding = ground.encoding
     distance, _ = nearest(encoding.points(Side.SYNTHETIC, rows), encoding.points(Side.HOLDOUT, reference), 1)
-    return rows[np.argsort(-distance[:, 0], kind="stable")[: max(LEAST, len(rows) // 100)]]
+    rarest: Rows = rows[np.argsort(-distance[:, 0], kind="stable")[: max(LEAST, len(rows) // 100)]]
+    return rarest
 
 
 def _of_rows(attacked: Mask, control: Mask, source: Rows, rows: Rows) -> tuple[Mask, Mask]:

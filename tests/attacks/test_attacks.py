@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from sklearn.mixture import GaussianMixture
 
+from tabvae_core.errors import DataError
 from tabvae_core.gates import gate_attacks
 from tabvae_core.inference import infer_schema
-from tabvae_core.errors import DataError
 from tabvae_core.privacy import AttackResult, PrivacyFigures, attack, drawn_by, shadow_attack
 from tabvae_core.progress import ProgressEvent
 from tabvae_core.schema import TableSchema
@@ -93,7 +93,9 @@ def test_five_percent_of_copied_rows_are_caught(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("components", "caught"), [(300, True), (4, False)])
-def test_a_model_too_large_for_its_rows_is_caught_and_one_of_the_right_size_is_not(components: int, caught: bool) -> None:
+def test_a_model_too_large_for_its_rows_is_caught_and_one_of_the_right_size_is_not(
+    components: int, caught: bool
+) -> None:
     """A mixture of normals, fitted to 400 rows: with 300 components it learns them by heart, with 4 it does not."""
     rng = np.random.default_rng(0)
     groups = rng.normal(scale=3, size=(4, 5))
@@ -168,7 +170,9 @@ def test_memorised_text_is_named_by_its_column() -> None:
     train, holdout, fresh = (notes(prefix) for prefix in ("a", "b", "c"))
     kinds = infer_schema(InMemoryTable(train), privacy=ALL)
     texts = kinds.model_copy(
-        update={"columns": tuple(c.model_copy(update={"kind": Kind.TEXT}) if c.name == "note" else c for c in kinds.columns)}
+        update={
+            "columns": tuple(c.model_copy(update={"kind": Kind.TEXT}) if c.name == "note" else c for c in kinds.columns)
+        }
     )
     leaky = pa.table({"note": pa.concat_arrays([*train["note"].chunks])[: ROWS // 2], "n": fresh["n"][: ROWS // 2]})
     found = attack(train, holdout, leaky, texts)

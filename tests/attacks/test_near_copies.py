@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tables_made import people
 from tabvae_core import steps
 from tabvae_core.errors import ImpossibleRule, SpecError
 from tabvae_core.inference import infer_schema
@@ -21,7 +22,6 @@ from tabvae_core.sampling import valid_blocks
 from tabvae_core.spec import ModelSpec, PrivacySpec, RefreshSpec, parse_spec
 from tabvae_core.synthesizers.registry import create
 from tabvae_core.tables import InMemoryTable
-from tables_made import people
 
 PRIVACY = PrivacySpec(min_category_rows=1, protect_extremes=1)
 
