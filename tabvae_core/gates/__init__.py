@@ -2,7 +2,8 @@
 
 `validate` checks the table itself against schema and rules with Great Expectations; `gate_metrics` holds the
 figures of an evaluation against the spec's thresholds, `gate_attacks` what attacks proved. All answer with results,
-never with an error: whoever publishes decides. Great Expectations takes seconds to import and is loaded on the first `validate`.
+never with an error: whoever publishes decides. Great Expectations takes seconds to import and is loaded on the first
+`validate`.
 """
 
 from __future__ import annotations

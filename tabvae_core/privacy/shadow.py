@@ -49,9 +49,9 @@ def shadow_attack(
     The online attack of Carlini et al., "Membership Inference Attacks From First Principles" (S&P 2022), with the
     synthetic table in place of a model's loss, as in Stadler et al., "Synthetic Data - Anonymisation Groundhog Day"
     (USENIX Security 2022). Each shadow model learns reference rows and a random half of the targets; what is observed
-    of a target is the mean logarithm of its distances to the nearest five synthetic rows. Two normal distributions of one
-    variance, with the target and without it, give the ratio; models are few, so what a target's presence does is drawn
-    to what presence does on average. Models that learn nothing by heart teach the attacker nothing.
+    of a target is the mean logarithm of its distances to the nearest five synthetic rows. Two normal distributions of
+    one variance, with the target and without it, give the ratio; models are few, so what a target's presence does is
+    drawn to what presence does on average. Models that learn nothing by heart teach the attacker nothing.
 
     Args:
         train: Rows that the model learned; up to 500 are targets.

@@ -72,7 +72,8 @@ def singling_out_multivariate(ground: Ground) -> AttackResult:
     """Guess that conditions on two to eight columns, which one synthetic row alone meets, are met by one real person.
 
     After Giomi et al. (PoPETs 2023), section 4.1: a category must be that of the row, a number at most or at least that
-    of the row, whichever is rarer. Columns are taken in random order until one synthetic row is left. The baseline draws each condition from another row.
+    of the row, whichever is rarer. Columns are taken in random order until one synthetic row is left.
+    The baseline draws each condition from another row.
     """
     rows = _synthetic_rows(ground)
     rng = np.random.default_rng([ground.seed, 3])
@@ -100,10 +101,8 @@ def _guess(ground: Ground, rows: Rows, sources: Rows, wanted: int, rng: np.rando
         return (np.zeros(0, np.bool_),) * 3
     for _ in range(_TRIES * wanted):
         row, order = int(rng.choice(sources)), rng.permutation(len(columns))[:_MOST_COLUMNS]
-        guess = _isolating(
-            sides["drawn"], [(int(k), columns[k].values[Side.SYNTHETIC][row], medians[k]) for k in order]
-        )
-        if guess is None:
+        whole = [(int(k), columns[k].values[Side.SYNTHETIC][row], medians[k]) for k in order]
+        if (guess := _isolating(sides["drawn"], whole)) is None:
             continue
         others = rng.choice(rows, len(guess))
         other = [(k, columns[k].values[Side.SYNTHETIC][o], m) for (k, _, m), o in zip(guess, others, strict=True)]
@@ -142,10 +141,13 @@ def _meeting(columns: Sequence[Floats], condition: tuple[int, float, float], row
     k, value, median = condition
     values = columns[k][rows]
     if np.isnan(value):
-        return rows[np.isnan(values)]
-    if np.isnan(median):
-        return rows[values == value]
-    return rows[values >= value if value >= median else values <= value]
+        met = np.isnan(values)
+    elif np.isnan(median):
+        met = values == value
+    else:
+        met = values >= value if value >= median else values <= value
+    left: Rows = rows[met]
+    return left
 
 
 def _synthetic_rows(ground: Ground) -> Rows:

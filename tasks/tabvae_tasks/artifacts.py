@@ -20,7 +20,7 @@ _GATE_OF = {"c2st": "auc"}
 
 
 def quality_rows(evaluation: EvaluationRef) -> list[dict[str, Any]]:
-    """One row a figure and attack, with value, floor, limit and verdict, and one for the column that is furthest off."""
+    """One row a figure or attack, with value, floor, limit and verdict, and one for the column furthest off."""
     gates = {result.name: result for result in evaluation.results if result.column is None}
     rows: list[dict[str, Any]] = []
     for name, figure in evaluation.metrics.items():
@@ -68,8 +68,8 @@ def show_quality(table: str, evaluation: EvaluationRef) -> None:
     create_table_artifact(
         quality_rows(evaluation),
         key=artifact_key(table, "quality"),
-        description=f"{verdict(evaluation.results)}. Floor: training rows against held-out rows. Attacks: what is proven"
-        " of their advantage, or AUC.",
+        description=f"{verdict(evaluation.results)}. Floor: training rows against held-out rows. Attacks: the proven"
+        " advantage, or AUC.",
     )
     _show_link(table, evaluation.report_uri, "quality report")
 
