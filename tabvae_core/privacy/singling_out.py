@@ -18,6 +18,8 @@ __all__ = ["singling_out_multivariate", "singling_out_univariate"]
 _GUESSES = 2_000
 _TRIES = 5
 """Rows tried for each guess that singles out a synthetic row."""
+_BY_RARE_ROW = 5
+"""Guesses read off each of the rarest rows: more of one row would be the same guess again."""
 _MOST_COLUMNS = 8
 
 Rows = npt.NDArray[np.int64]
@@ -77,9 +79,9 @@ def singling_out_multivariate(ground: Ground) -> AttackResult:
     """
     rows = _synthetic_rows(ground)
     rng = np.random.default_rng([ground.seed, 3])
-    attacked, control, baseline = _guess(ground, rows, rows, _GUESSES, rng)
+    attacked, control, baseline = _guess(ground, rows, rows, min(_GUESSES, ground.targets), rng)
     rare = _rare_synthetic(ground, rows)
-    exposed = _guess(ground, rows, rare, _GUESSES // 4, rng)
+    exposed = _guess(ground, rows, rare, _BY_RARE_ROW * len(rare), rng)
     result = _result(
         "singling_out_multivariate", "Singling out, by several columns", attacked, control, exposed[0], exposed[1]
     )

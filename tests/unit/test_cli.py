@@ -28,6 +28,7 @@ COMMANDS = (
     "sample",
     "evaluate",
     "compare",
+    "attack",
     "augment",
     "simulate",
     "releases",
