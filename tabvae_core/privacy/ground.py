@@ -74,7 +74,7 @@ class Ground:
 
     @property
     def exposed(self) -> Mask:
-        """The rarest 1 % of the targets, shape (2 n,)."""
+        """The rarest 1 % of the targets, at least 60, shape (2 n,)."""
         return self.highest(self.rarity, _EXPOSED)
 
     @property
@@ -83,8 +83,8 @@ class Ground:
         return self.highest(self.rarity, _UNUSUAL)
 
     def highest(self, scores: Floats, share: float = _EXPOSED) -> Mask:
-        """The targets with the highest scores, at least 40 where there are as many; ties are broken at random."""
-        wanted = min(len(scores), max(2 * LEAST, round(share * len(scores))))
+        """The targets with the highest scores, at least 60 where there are as many; ties are broken at random."""
+        wanted = min(len(scores), max(3 * LEAST, round(share * len(scores))))
         ties = row_hash(np.arange(len(scores), dtype=np.uint64), self.seed)
         chosen = np.zeros(len(scores), dtype=np.bool_)
         chosen[np.lexsort((ties, -scores))[:wanted]] = True
@@ -92,7 +92,7 @@ class Ground:
 
     def called(self, scores: Floats) -> Estimate | None:
         """The gain of calling members the targets with the highest scores."""
-        return precision_gain(self.is_member[self.highest(scores)]) if self.targets >= 2 * LEAST else None
+        return precision_gain(self.is_member[self.highest(scores)]) if self.targets >= 3 * LEAST else None
 
     def few(self) -> npt.NDArray[np.int64]:
         """Numbers of targets, equally many members and controls: all, or as many as further distances may cost."""

@@ -170,9 +170,9 @@ def _near_copies(rows: int, redrawn: int | None) -> str:
     if redrawn is None:
         return (
             "Not filtered (privacy.near_copies is keep): a filter would hide memorised rows from measurement and leave"
-            " holes where real rows are. Attacks count copies instead, and refuse the table."
+            " holes where real rows are. Attacks count copies instead, and gates refuse a table that has too many."
         )
-    share = 100 * redrawn / max(rows + redrawn, 1)
+    share = 100 * redrawn / max(rows, 1)
     return (
         f"{redrawn:,} drawn rows all but equalled a training row unlike any other and were drawn again ({share:.3f} %):"
         f" no share of the table can have moved by more than {share:.3f} percentage points by that."

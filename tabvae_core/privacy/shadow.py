@@ -90,7 +90,7 @@ def shadow_attack(
     progress(ProgressEvent("attack", len(shares), len(shares), "shadow models"))
     scores = _log_ratio(observed, np.stack(seen), shares)
     auc = auc_interval(scores[:targets], scores[targets:])
-    highest = np.argsort(-scores, kind="stable")[: max(2 * LEAST, len(scores) // 100)]
+    highest = np.argsort(-scores, kind="stable")[: max(3 * LEAST, len(scores) // 100)]
     return AttackResult(
         name="membership_shadow",
         title="Who was learned: shadow models",
