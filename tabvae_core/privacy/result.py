@@ -42,7 +42,7 @@ class AttackResult(_Part):
     """Gain on training rows beyond control rows: 0 gives nothing away, 1 everything. 2 AUC - 1 of membership, else
     (attack - control) / (1 - control), the risk of Giomi et al.; None where there are too few rows."""
     exposed: Estimate | None = None
-    """The same for the most exposed 1 % of rows, at least 60 of both sides, chosen without looking at who is a member."""
+    """The same for the most exposed 1 % of rows, at least 60, chosen without looking at who is a member."""
     auc: Estimate | None = None
     """Of membership attacks: how well scores order training rows before controls; 0.5 is guessing."""
     attack_rate: float | None = None

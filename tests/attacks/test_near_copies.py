@@ -49,8 +49,8 @@ def test_rare_rows_are_found_and_frequent_ones_are_not() -> None:
     assert near.redrawn == 1
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1000), chunk=st.integers(1, 200))
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 1000), chunk=st.integers(7, 200))
 def test_the_answer_follows_from_the_row_alone(seed: int, chunk: int) -> None:
     """Whatever stands beside it, in whatever batch and order, and whatever nulls it has."""
     train, near = people(200, 1), of_people()
@@ -78,13 +78,13 @@ def test_exactly_n_rows_are_drawn_for_any_shards_and_nothing_changes_where_nothi
     train = people(300, 1)
     model = create("gaussian_copula", ModelSpec(method="gaussian_copula"), PRIVACY).fit(train)
     near = NearCopies.fit(InMemoryTable(model.sample(200, seed=3)), model.schema)
-    plainly = pa.concat_tables(table for table, _ in valid_blocks(model, 5000, seed=3))
+    plainly = pa.concat_tables(table for table, _ in valid_blocks(model, 4200, seed=3))
     filtered = [
-        pa.concat_tables(table for table, _ in valid_blocks(model, 5000, seed=3, conditions=(near,), shards=shards))
+        pa.concat_tables(table for table, _ in valid_blocks(model, 4200, seed=3, conditions=(near,), shards=shards))
         for shards in (1, 3)
     ]
     assert filtered[0].equals(filtered[1])
-    assert filtered[0].num_rows == 5000
+    assert filtered[0].num_rows == 4200
     assert kept(near, filtered[0]).all()
     refused = ~kept(near, plainly)
     assert 0 < refused.sum() < 1000
@@ -93,7 +93,7 @@ def test_exactly_n_rows_are_drawn_for_any_shards_and_nothing_changes_where_nothi
     assert filtered[0]["key"].equals(plainly["key"]), "keys stay unique"
     elsewhere = pa.array(["elsewhere"] * train.num_rows).dictionary_encode()
     far = NearCopies.fit(InMemoryTable(train.set_column(3, "segment", elsewhere)), model.schema)
-    same = pa.concat_tables(table for table, _ in valid_blocks(model, 5000, seed=3, conditions=(far,)))
+    same = pa.concat_tables(table for table, _ in valid_blocks(model, 4200, seed=3, conditions=(far,)))
     assert same.equals(plainly)
 
 
@@ -108,8 +108,8 @@ class _Parrot:
 
 
 def test_a_model_that_only_copies_ends_in_an_error_that_names_the_setting() -> None:
-    parrot = _Parrot(people(100, 1))
-    near = NearCopies.fit(InMemoryTable(people(100, 1)), parrot.schema)
+    near = of_people()
+    parrot = _Parrot(people(200, 1).filter(pa.array(~kept(near, people(200, 1)))))
     with pytest.raises(ImpossibleRule, match=r"near_copies: redraw"):
         list(valid_blocks(parrot, 100, seed=0, conditions=(near,), max_tries=2))  # type: ignore[arg-type]
 
