@@ -171,12 +171,16 @@ _NAMES = {Side.HOLDOUT: "held-out", Side.SYNTHETIC: "synthetic", Side.TRAIN: "tr
 
 
 def plain(array: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The array with dictionaries and extension types undone."""
+    """The array in a layout that Arrow's kernels know: no dictionaries, extension types, views or runs."""
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         return plain(pa.chunked_array([chunk.storage for chunk in array.chunks], type=kind.storage_type))
     if pa.types.is_dictionary(kind):
         return plain(array.cast(kind.value_type))
+    if pa.types.is_run_end_encoded(kind):
+        return plain(pc.run_end_decode(array))
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return array.cast(pa.decimal128(kind.precision, kind.scale))
     if kind in (pa.string_view(), pa.binary_view()):
         return array.cast(pa.large_string() if kind == pa.string_view() else pa.large_binary())
     return array

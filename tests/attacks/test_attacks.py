@@ -9,14 +9,16 @@ import pyarrow as pa
 import pytest
 from sklearn.mixture import GaussianMixture
 
+from arrow_tables import ALL_TYPES, column
 from tabvae_core.errors import DataError
 from tabvae_core.gates import gate_attacks
 from tabvae_core.inference import infer_schema
 from tabvae_core.privacy import AttackResult, PrivacyFigures, attack, drawn_by, shadow_attack
+from tabvae_core.privacy.near_copies import NearCopies
 from tabvae_core.progress import ProgressEvent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import GateSpec, Kind, PrivacySpec
-from tabvae_core.tables import InMemoryTable
+from tabvae_core.tables import InMemoryTable, take_rows
 from tabvae_flows.customers import customers
 
 ROWS = 2_000
@@ -213,3 +215,17 @@ def test_shadow_models_can_be_any_method() -> None:
     assert "gaussian_copula" in found.knows
     with pytest.raises(DataError, match="too few held-out rows"):
         shadow_attack(train, holdout.slice(0, 50), fresh, kinds, draw=drawn_by("gaussian_copula", kinds), method="x")
+
+
+def test_every_arrow_type_can_be_attacked_and_filtered() -> None:
+    rng = np.random.default_rng(0)
+    shapes = [(kind, shape) for kind in ALL_TYPES for shape in ("free", "nulls")]
+    table = pa.table({f"c{k}": column(kind, 180, shape, rng) for k, (kind, shape) in enumerate(shapes)})
+    train, holdout, drawn = (take_rows(table, np.arange(at, at + 60)) for at in (0, 60, 120))
+    kinds = infer_schema(InMemoryTable(train), privacy=ALL)
+    found = attack(train, holdout, drawn, kinds)
+    assert found.members == 30
+    assert {result.name for result in found.attacks} >= {"linkability", "memorised_values", "rare_copies"}
+    near = NearCopies.fit(InMemoryTable(train), kinds)
+    assert not near.evaluate(train).to_numpy(zero_copy_only=False).any()
+    assert near.evaluate(drawn).to_numpy(zero_copy_only=False).all()
