@@ -39,12 +39,15 @@ if TYPE_CHECKING:
     from tabvae_core.evaluation import Evaluation
     from tabvae_core.lake import ParquetSink, ParquetSource
     from tabvae_core.latent import LatentSpace
+    from tabvae_core.privacy import PrivacyFigures
+    from tabvae_core.schema import TableSchema
     from tabvae_core.synthesizers.base import Synthesizer
 
 __all__ = [
     "FitSummary",
     "SampleSummary",
     "TraversalSummary",
+    "attack_tables",
     "check_apart",
     "check_out",
     "checked_source",
@@ -190,7 +193,7 @@ def synthesize(
         synthesizer = fitted(spec, progress, Path(folder) / "checkpoint", tempfile.gettempdir())
         save_model(synthesizer, Path(folder) / "bundle", tempfile.gettempdir())
         rows = spec.sample.rows or synthesizer.schema.rows
-        return _draw(Path(folder) / "bundle", out, spec, rows, endpoint_url, progress)
+        return _draw(Path(folder) / "bundle", out, spec, rows, endpoint_url, progress, learned=open_source(spec))
 
 
 def sample_model(
@@ -253,8 +256,8 @@ def evaluate_tables(
     Args:
         real: The rows that were learned.
         synthetic: The synthetic table.
-        holdout: Real rows that were not learned; without them `real` is halved, and one half takes their
-            place.
+        holdout: Real rows that were not learned: the table is then attacked as well. Without them `real` is halved,
+            and one half takes their place.
         target_column: Column to predict when usefulness is measured.
         balanced: Column whose classes the synthetic table holds in chosen numbers: rows are compared at equal shares.
         html: Where to write the report.
@@ -267,9 +270,8 @@ def evaluate_tables(
 
     """
     from tabvae_core.evaluation import evaluate, render_report
-    from tabvae_core.inference import infer_schema
     from tabvae_core.lake import ParquetSource
-    from tabvae_core.steps import measured_rows
+    from tabvae_core.privacy import attack
 
     source, drawn = ParquetSource(real, storage=storage), ParquetSource(synthetic, storage=storage)
     train: TableSource
@@ -286,20 +288,14 @@ def evaluate_tables(
     _check_same_columns(source.schema, kept.schema, holdout or real)
     if balanced is not None and balanced not in drawn.schema.names:
         raise SpecError(f"there is no column {balanced!r} to balance", hint=f"columns: {', '.join(drawn.schema.names)}")
-    left_out = [name for name in source.schema.names if name not in drawn.schema.names]
-    overrides = {name: ColumnOverride(unlearnable="drop") for name in left_out}
-    schema = infer_schema(
-        source,
-        overrides=overrides,
-        privacy=PrivacySpec(min_category_rows=1, protect_extremes=1),
-        progress=progress,
-    )
-    most = measured_rows(len(source.schema))
-    tables = [collect(table, max_rows=most) for table in (kept, drawn, train)]
+    schema, tables = _compared(source, (kept, drawn, train), drawn, progress)
     evaluation = evaluate(
         tables[0], tables[1], schema, train=tables[2], target_column=target_column, balanced=balanced,
         progress=progress,
     )  # fmt: skip
+    if holdout is not None:
+        found = attack(tables[2], tables[0], tables[1], schema, progress=progress)
+        evaluation = evaluation.model_copy(update={"privacy": found})
     if html is not None:
         with report_page(html, storage) as page:
             render_report(
@@ -307,6 +303,69 @@ def evaluate_tables(
                 subtitle=f"measured against {store.safe_uri(holdout or real)}", path=page,
             )  # fmt: skip
     return evaluation
+
+
+def attack_tables(
+    synthetic: str,
+    *,
+    train: str,
+    holdout: str,
+    shadows: int = 0,
+    method: str = "gaussian_copula",
+    seed: int = 0,
+    storage: StorageSpec | None = None,
+    progress: Progress = silent,
+) -> PrivacyFigures:
+    """Attack a synthetic table, whoever made it.
+
+    Args:
+        synthetic: The synthetic table.
+        train: The rows that were learned.
+        holdout: Real rows that were not.
+        shadows: Models that the attacker trains to learn what membership does; 0 tries no such attack.
+        method: What these models are; the attack is strongest with the method that made the table.
+        seed: Of every random choice.
+        storage: Access to the tables.
+        progress: Told of every attack.
+
+    Raises:
+        DataError: A table is missing, the columns differ, or the rows are too few for shadow models.
+        SpecError: There is no such method.
+
+    """
+    from tabvae_core.lake import ParquetSource
+    from tabvae_core.privacy import attack, drawn_by, shadow_attack
+
+    learned, held, drawn = (ParquetSource(uri, storage=storage) for uri in (train, holdout, synthetic))
+    _check_same_columns(learned.schema, drawn.schema, synthetic)
+    _check_same_columns(learned.schema, held.schema, holdout)
+    schema, (ours, others, table) = _compared(learned, (learned, held, drawn), drawn, progress)
+    draw = drawn_by(method, schema) if shadows else None
+    found = attack(ours, others, table, schema, seed=seed, progress=progress)
+    if draw is not None:
+        shadowed = shadow_attack(
+            ours, others, table, schema, draw=draw, method=method, shadows=shadows, seed=seed, progress=progress
+        )
+        found = found.model_copy(update={"attacks": (*found.attacks, shadowed)})
+    return found
+
+
+def _compared(
+    source: ParquetSource, tables: Sequence[TableSource], synthetic: ParquetSource, progress: Progress
+) -> tuple[TableSchema, list[pa.Table]]:
+    """The columns that the synthetic table has, and as many rows of all tables as are measured at most."""
+    from tabvae_core.inference import infer_schema
+    from tabvae_core.steps import measured_rows
+
+    left_out = [name for name in source.schema.names if name not in synthetic.schema.names]
+    schema = infer_schema(
+        source,
+        overrides={name: ColumnOverride(unlearnable="drop") for name in left_out},
+        privacy=PrivacySpec(min_category_rows=1, protect_extremes=1),
+        progress=progress,
+    )
+    most = measured_rows(len(source.schema))
+    return schema, [collect(table, max_rows=most) for table in tables]
 
 
 def encode_table(
@@ -562,6 +621,7 @@ def _draw(
     endpoint_url: str | None,
     progress: Progress,
     given: ParquetSource | None = None,
+    learned: ParquetSource | None = None,
 ) -> SampleSummary:
     from tabvae_core.lake import ParquetSink
     from tabvae_core.steps import draw
@@ -570,7 +630,7 @@ def _draw(
     schema = load_bundle(bundle).schema
     storage = StorageSpec(endpoint_url=endpoint_url)
     with ParquetSink(out, schema.arrow, storage, rows_per_file=spec.sample.rows_per_file) as sink:
-        draw(spec, schema, sink, bundle, rows, given=given, progress=progress)
+        draw(spec, schema, sink, bundle, rows, given=given, learned=learned, progress=progress)
         if given is not None:
             given.verify()
     return _summary(out, sink)

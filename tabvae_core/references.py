@@ -129,6 +129,8 @@ class TableRef(_Reference):
     schema_fingerprint: str
     seconds: float = 0.0
     """Wall-clock time of the drawing."""
+    redrawn: int | None = None
+    """Rows drawn again because they were near copies of a rare training row; None where none were looked for."""
 
 
 class GateResult(_Reference):

@@ -29,11 +29,29 @@ from tabvae_core.rules import Bounds, Rule, as_rules
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.tables import TableSource, take_rows
 
-__all__ = ["TableSink", "sample_to", "valid_blocks"]
+__all__ = ["Condition", "TableSink", "sample_to", "valid_blocks"]
 
 _log = logging.getLogger(__name__)
 
 _HOPELESS_DRAWS = 5 * BLOCK_ROWS
+
+
+class Condition(Protocol):
+    """What rows must satisfy; a rule is one."""
+
+    @property
+    def text(self) -> str:
+        """What it asks, for a person."""
+        ...
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the columns that it reads."""
+        ...
+
+    def evaluate(self, data: pa.Table) -> pa.BooleanArray:
+        """Test every row."""
+        ...
 
 
 class TableSink(Protocol):
@@ -53,6 +71,7 @@ def sample_to(
     shards: int | None = None,
     given: Mapping[str, Any] | pa.Table | TableSource | None = None,
     rules: Iterable[Rule | str] = (),
+    conditions: Sequence[Condition] = (),
     bounds: Mapping[str, Bounds] | None = None,
     max_tries: int = 100,
     progress: Progress = silent,
@@ -68,6 +87,7 @@ def sample_to(
         given: Values fixed for every row; or a table of `n_rows` rows, whose cells are kept, in order, and whose nulls
             are filled (see `Synthesizer.sample_block`). A table is read as a stream.
         rules: Conditions that every row satisfies.
+        conditions: Further ones, that are no rules of a spec.
         bounds: What the rules say of single columns, met by construction where the method can.
         max_tries: Draws for each wanted row before a rule is called impossible: on average, of a given table for each.
         progress: Told of the rows written.
@@ -88,8 +108,9 @@ def sample_to(
         model = load_bundle(model)
     written = drawn = 0
     blocks = valid_blocks(
-        model, n_rows, seed=seed, shards=shards, given=given, rules=rules, bounds=bounds, max_tries=max_tries
-    )
+        model, n_rows, seed=seed, shards=shards, given=given, rules=rules, conditions=conditions, bounds=bounds,
+        max_tries=max_tries,
+    )  # fmt: skip
     for table, draws in blocks:
         sink.write(table)
         written, drawn = written + table.num_rows, drawn + draws
@@ -107,11 +128,12 @@ def valid_blocks(
     shards: int | None = None,
     given: Mapping[str, Any] | pa.Table | TableSource | None = None,
     rules: Iterable[Rule | str] = (),
+    conditions: Sequence[Condition] = (),
     bounds: Mapping[str, Bounds] | None = None,
     max_tries: int = 100,
 ) -> Iterator[tuple[pa.Table, int]]:
     """Yield (valid rows, rows drawn for them) of each block, in order; see `sample_to`."""
-    drawer = _BlockDrawer(model, n_rows, seed, as_rules(rules), bounds or {}, max_tries)
+    drawer = _BlockDrawer(model, n_rows, seed, (*as_rules(rules), *conditions), bounds or {}, max_tries)
     parts = given_blocks({} if given is None else given, model.schema, n_rows, BLOCK_ROWS)
     workers = shards or os.cpu_count() or 1
     unlearned: Counter[str] = Counter()
@@ -173,7 +195,7 @@ class _BlockDrawer:
         model: Synthesizer,
         n_rows: int,
         seed: int,
-        rules: Sequence[Rule],
+        rules: Sequence[Condition],
         bounds: Mapping[str, Bounds],
         max_tries: int,
     ) -> None:
@@ -291,7 +313,7 @@ def _numbered(block: int, rows: npt.NDArray[np.int64]) -> str:
     return f"row {block * BLOCK_ROWS + int(rows[0]) + 1:,}, counted from 1"
 
 
-def _holds(rule: Rule, table: pa.Table) -> npt.NDArray[np.bool_]:
+def _holds(rule: Condition, table: pa.Table) -> npt.NDArray[np.bool_]:
     held = rule.evaluate(table)
     if isinstance(held, pa.ChunkedArray):
         held = held.combine_chunks()

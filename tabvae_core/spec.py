@@ -299,6 +299,16 @@ class GateSpec(_Part):
     """Largest AUC of boosted trees told to separate synthetic from held-out rows."""
     max_copies: float = Field(default=1.0, ge=0, le=100)
     """Largest share of synthetic rows equal to a training row, percentage points beyond the held-out rows' share."""
+    attacks: bool = True
+    """Attack the table, as docs/privacy.md says, and refuse it where an attack gains more than the limits below."""
+    max_membership_auc: float = Field(default=0.55, ge=0.5, le=1)
+    """Largest proven AUC of telling learned rows from others; proven is the near end of the 95 % interval."""
+    max_risk: float = Field(default=0.1, ge=0, le=1)
+    """Largest proven advantage of singling out, linking, inferring columns, or of values that are repeated."""
+    max_rare_copies: float = Field(default=0.01, ge=0, le=1)
+    """Largest proven share of rare training rows that are copied, beyond that of rare held-out rows."""
+    max_exposed_risk: float = Field(default=0.3, ge=0, le=1)
+    """Largest proven advantage of any attack on the most exposed 1 % of rows, or on a single column."""
     data_docs: bool = True
     """Write Great Expectations' Data Docs beside the release."""
 
@@ -310,6 +320,8 @@ class PrivacySpec(_Part):
     """Categories of fewer rows are never learned; 1 learns all."""
     protect_extremes: int = Field(default=5, ge=1)
     """Each end of a number's range becomes the mean of this many outermost rows; 1 keeps the exact extremes."""
+    near_copies: Literal["keep", "redraw"] = "keep"
+    """Draw rows again that all but equal a training row unlike any other; why not by default: docs/privacy.md."""
 
 
 class PolicySpec(_Part):

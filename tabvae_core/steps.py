@@ -46,7 +46,7 @@ from tabvae_core.references import (
 )
 from tabvae_core.schema import ColumnSchema, TableSchema, schema_fingerprint, type_name
 from tabvae_core.spec import BalanceSpec, Kind, RefreshSpec
-from tabvae_core.tables import InMemoryTable, Part, RowSplit, TableSource, collect
+from tabvae_core.tables import InMemoryTable, Part, RowSample, RowSplit, TableSource, collect
 from tabvae_core.workspace import Run, code_version, run_id_of
 
 __all__ = [
@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from tabvae_core.codecs.table import TableCodec
     from tabvae_core.drift import Profile
     from tabvae_core.evaluation import Augmentation
+    from tabvae_core.privacy.near_copies import NearCopies
     from tabvae_core.sampling import TableSink
     from tabvae_core.synthesizers.base import Synthesizer
 
@@ -100,6 +101,8 @@ _log = logging.getLogger(__name__)
 PROFILE_FILE = "profile.json"
 """Beside a model: what the rows that it learned look like; see `tabvae_core.drift`."""
 
+_COMPANY = ("evaluation.json", "privacy.json", "privacy.html")
+"""Files that stand beside the report, in the workspace and in a release."""
 _LEAST_MATCHING = 10
 _REFERENCE_ROWS = 200_000
 """Rows of each side of the split behind a column's reference distribution and its floor."""
@@ -386,8 +389,9 @@ def draw(
     rows: int,
     *,
     given: TableSource | None = None,
+    learned: TableSource | None = None,
     progress: Progress = silent,
-) -> None:
+) -> int | None:
     """Draw rows from a model bundle into an open sink: exactly as many as asked for, all of which satisfy the rules.
 
     Args:
@@ -397,7 +401,11 @@ def draw(
         bundle: Local folder of the model.
         rows: Rows wanted.
         given: Table whose cells are kept and whose nulls are filled, in place of `sample.given` and `sample.balance`.
+        learned: The training rows, where there are any to hold near copies against.
         progress: Told of every block.
+
+    Returns:
+        Rows that were near copies of rare training rows and were drawn again; None where none were looked for.
 
     Raises:
         DataError: The given table is empty, or holds cells that cannot become what the columns hold.
@@ -413,6 +421,7 @@ def draw(
 
     check_settings(spec, schema)
     model, balance = load_bundle(bundle), spec.sample.balance
+    near = _near_copies(spec, schema, learned, progress)
     if spec.sample.given or balance is not None or given is not None:
         check_conditions(type(model), "given" if balance is None else "sample.balance")
     if balance is not None and given is None:
@@ -426,10 +435,34 @@ def draw(
         shards=spec.sample.shards,
         given=given_values(spec.sample.given, schema) if given is None else given,
         rules=spec.rules,
+        conditions=() if near is None else (near,),
         bounds=bounds_of(spec.rules, schema, spec.columns),
         max_tries=spec.sample.max_tries,
         progress=progress,
     )
+    return None if near is None else near.redrawn
+
+
+def _near_copies(
+    spec: RefreshSpec, schema: TableSchema, learned: TableSource | None, progress: Progress
+) -> NearCopies | None:
+    """What finds near copies of training rows; None where the spec keeps them.
+
+    Raises:
+        SpecError: There are no training rows to compare with.
+
+    """
+    from tabvae_core.privacy.near_copies import NearCopies
+
+    if spec.privacy.near_copies == "keep":
+        return None
+    if learned is None:
+        raise SpecError(
+            "privacy.near_copies: redraw needs the training rows, and a model holds none",
+            hint="draw by `tabvae refresh` or `tabvae synthesize`, or leave near_copies at keep",
+        )
+    rows = RowSample(learned, spec.model.max_rows, seed=spec.model.seed)
+    return NearCopies.fit(rows, schema, progress=progress)
 
 
 def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progress: Progress = silent) -> TableRef:
@@ -450,8 +483,9 @@ def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progres
     run.remove("table")
     started = time.monotonic()
     sink = ParquetSink(run.place("table"), schema.arrow, storage=run.storage, rows_per_file=spec.sample.rows_per_file)
-    with run.local("model") as bundle, sink:
-        draw(spec, schema, sink, bundle, spec.sample.rows or snapshot.rows, progress=progress)
+    with run.local("model") as bundle, _learned(spec, snapshot) as learned, sink:
+        rows = spec.sample.rows or snapshot.rows
+        redrawn = draw(spec, schema, sink, bundle, rows, learned=learned, progress=progress)
     reference = TableRef(
         run_id=run.run_id,
         uri=run.place("table"),
@@ -459,6 +493,7 @@ def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progres
         rows=sink.rows,
         schema_fingerprint=schema_fingerprint(schema.arrow),
         seconds=round(time.monotonic() - started, 3),
+        redrawn=redrawn,
     )
     return run.complete("sample", reference)
 
@@ -535,11 +570,13 @@ def evaluate(
     *,
     progress: Progress = silent,
 ) -> EvaluationRef:
-    """Measure the synthetic table against held-out rows, beside its floors, and write the report."""
+    """Measure the synthetic table against held-out rows, attack it, and write the report and the privacy receipt."""
     run = Run(spec, snapshot.run_id)
     if (done := run.record("evaluate", EvaluationRef)) is not None:
         return skipped("evaluate", done, progress)
-    from tabvae_core import evaluation, gates
+    from tabvae_core import evaluation, gates, privacy
+    from tabvae_core.bundle import read_header
+    from tabvae_core.privacy.receipt import receipt_of
 
     progress(ProgressEvent("evaluate", 0, message="against held-out rows"))
     proof, balance = proof_of(spec, snapshot, table), spec.sample.balance
@@ -551,6 +588,12 @@ def evaluate(
         if balance is not None:
             figures = figures.model_copy(update={"augmentation": _gain(balance, proof, progress)})
         results = gates.gate_metrics(figures.metrics, figures.columns, spec.gates, rows=figures.rows)
+        attacked: tuple[GateResult, ...] = ()
+        if spec.gates.attacks:
+            found = privacy.attack(proof.train, proof.holdout, proof.synthetic, proof.schema, progress=progress)
+            figures = figures.model_copy(update={"privacy": found})
+            attacked = gates.gate_attacks(found, spec.gates)
+        results = (*results, *attacked)
         evaluation.render_report(
             figures,
             proof.holdout,
@@ -562,6 +605,15 @@ def evaluate(
             path=folder / "report.html",
         )
         store.write_json(str(folder / "evaluation.json"), figures.model_dump(mode="json"))
+        with run.local("model") as bundle:
+            record = read_header(bundle)["record"]
+        receipt = receipt_of(
+            spec, proof.schema, record, run_id=run.run_id, learned_rows=model.rows,
+            held_out_rows=snapshot.rows - model.rows, synthetic_rows=table.rows, redrawn_rows=table.redrawn,
+            attacks=figures.privacy, gates=attacked,
+        )  # fmt: skip
+        store.write_json(str(folder / "privacy.json"), receipt.model_dump(mode="json"))
+        evaluation.render_receipt(receipt, folder / "privacy.html")
     reference = EvaluationRef(
         run_id=run.run_id,
         passed=all(result.passed for result in results),
@@ -881,6 +933,16 @@ def pinned_source(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetS
     source.verify()
 
 
+@contextmanager
+def _learned(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[TableSource | None]:
+    """Open the training rows for a step that looks at them only where near copies are drawn again."""
+    if spec.privacy.near_copies == "keep":
+        yield None
+        return
+    with pinned_source(spec, snapshot) as source:
+        yield _part(spec, source, "train")
+
+
 def measured_rows(columns: int) -> int:
     """Rows of each table that are measured at most: a million, fewer of wide tables, so that memory stays bounded."""
     return min(_MEASURED_ROWS, max(_LEAST_MEASURED_ROWS, _MEASURED_CELLS // max(columns, 1)))
@@ -977,7 +1039,7 @@ def _version(spec: RefreshSpec, run: Run, done: ReleaseRef | None) -> str:
 
 
 def _beside_the_table(run: Run, validation: ValidationRef, evaluation: EvaluationRef) -> dict[str, str]:
-    files = {"report.html": evaluation.report_uri, "evaluation.json": run.place("report", "evaluation.json")}
+    files = {name: run.place("report", name) for name in ("report.html", *_COMPANY)}
     return files if validation.docs_uri is None else {**files, "docs": validation.docs_uri}
 
 

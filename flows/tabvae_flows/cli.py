@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tabvae_flows.commands import deploy, drift, feed, refresh_all
+from tabvae_flows.commands import attack, deploy, drift, feed, refresh_all
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
@@ -336,6 +336,8 @@ def evaluate(
         write_bytes(json_file, (as_json_text(result.model_dump(mode="json")) + "\n").encode())
     print_table([{"figure": n, "value": m.value, "floor": m.floor} for n, m in result.metrics.items()])
     print(result.verdict.sentence)
+    if result.privacy is not None:
+        print(result.privacy.sentence)
     for place in filter(None, (html, json_file)):
         print(f"wrote {place}")
 
@@ -629,7 +631,7 @@ def demo(
         print(result.text())
 
 
-for command in (deploy, drift, feed, refresh_all):
+for command in (attack, deploy, drift, feed, refresh_all):
     command.register(app)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tabvae_core.evaluation.attack_view import render_receipt
 from tabvae_core.evaluation.augmentation import augmentation
 from tabvae_core.evaluation.classes import reweighted
 from tabvae_core.evaluation.differences import Differences, differences, render_differences
@@ -19,6 +20,7 @@ __all__ = [
     "differences",
     "evaluate",
     "render_differences",
+    "render_receipt",
     "render_report",
     "reweighted",
 ]

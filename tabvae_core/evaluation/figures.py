@@ -32,6 +32,7 @@ __all__ = [
     "steps_figure",
     "trade_figure",
     "value_text",
+    "whiskers_figure",
 ]
 
 REAL = "#2f86c9"
@@ -500,3 +501,49 @@ def projection_figures(projected: Projection, *, height: int = 340) -> tuple[Any
     if len(projected.points):
         panels[1].scatter(*projected.points.T, size=2.4, color=SYNTHETIC_DARK, alpha=0.7, line_width=0)
     return panels[0], panels[1]
+
+
+Whisker = tuple[float, float, float]
+"""A value, and the ends of its interval."""
+
+
+def whiskers_figure(lines: Sequence[tuple[str, Whisker | None, Whisker | None]]) -> Any:
+    """Draw intervals one below the other.
+
+    Args:
+        lines: A name, what was found in the whole (a dot), and in a part (a diamond); None: not measured.
+
+    """
+    from bokeh.models import ColumnDataSource, FixedTicker
+    from bokeh.models.annotations import Span
+
+    n = len(lines)
+    ends = [end for _, *found in lines for one in found if one is not None for end in one[1:]]
+    limits = (min([-0.1, *ends]) - 0.02, max([0.2, *ends]) + 0.02)
+    plot = _figure(60 + 34 * n, x_range=_range(*limits), y_range=_range(-0.6, n - 0.4))
+    plot.xgrid.visible, plot.ygrid.visible = True, False
+    plot.xgrid.grid_line_color, plot.xgrid.grid_line_alpha = INK, 0.18
+    plot.yaxis.ticker = FixedTicker(ticks=list(range(n)))
+    plot.yaxis.major_label_overrides = {n - 1 - k: safe_text(name, 40) for k, (name, *_) in enumerate(lines)}
+    plot.xaxis.axis_label = "advantage"
+    plot.add_layout(Span(location=0, dimension="height", line_color=INK, line_dash="dashed", line_alpha=0.8))
+    for part, (shift, mark, colour, fill) in enumerate(
+        ((0.16, "circle", SYNTHETIC, 1.0), (-0.16, "diamond", INK, 0.0))
+    ):
+        drawn = [(n - 1 - k + shift, name, found[part]) for k, (name, *found) in enumerate(lines) if found[part]]
+        source = ColumnDataSource(
+            {
+                "y": [y for y, _, _ in drawn],
+                "value": [one[0] for _, _, one in drawn if one],
+                "low": [one[1] for _, _, one in drawn if one],
+                "high": [one[2] for _, _, one in drawn if one],
+                "name": [safe_text(name, 60) for _, name, _ in drawn],
+                "text": [f"{one[0]:.3f} ({one[1]:.3f} to {one[2]:.3f})" for _, _, one in drawn if one],
+            }
+        )
+        plot.segment("low", "y", "high", "y", source=source, color=colour, line_width=2)
+        dots = plot.scatter(
+            "value", "y", source=source, marker=mark, size=9, line_color=colour, fill_color=colour, fill_alpha=fill
+        )
+        _hover(plot, dots, [("attack", "@name"), ("advantage", "@text")])
+    return plot

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from tabvae_core.evaluation.view import ColumnView, Floats, Side, row_codes
 from tabvae_core.schema import ColumnSchema
 from tabvae_core.tables import row_hash
 
-__all__ = ["Codes", "copies", "grid_codes", "kolmogorov_smirnov", "shape_error", "total_variation"]
+__all__ = ["Codes", "copies", "grid_codes", "kolmogorov_smirnov", "row_keys", "shape_error", "total_variation"]
 
 Codes = npt.NDArray[np.int64]
 
@@ -78,6 +78,20 @@ def _category_codes(values: Floats) -> Codes:
     return np.where(np.isnan(values), 0, values + 1).astype(np.int64)
 
 
+def row_keys(tables: Mapping[Side, pa.Table], columns: Sequence[ColumnSchema]) -> dict[Side, npt.NDArray[np.uint64]]:
+    """64-bit hashes of the exact values of each row's given columns, by table, shape (rows,).
+
+    Raises:
+        DataError: A table lacks a column, or holds it in a type that does not compare.
+
+    """
+    keys = {side: np.zeros(table.num_rows, dtype=np.uint64) for side, table in tables.items()}
+    for position, column in enumerate(columns):
+        for side, codes in row_codes(tables, column).items():
+            keys[side] = row_hash(keys[side] ^ row_hash(codes.astype(np.uint64), position), position)
+    return keys
+
+
 def copies(train: pa.Table, other: pa.Table, columns: Sequence[ColumnSchema], *, is_synthetic: bool) -> float | None:
     """Percent of `other`'s rows that equal a training row in every given column; None without columns.
 
@@ -85,11 +99,7 @@ def copies(train: pa.Table, other: pa.Table, columns: Sequence[ColumnSchema], *,
     """
     if not columns or not other.num_rows:
         return None
-    sides = {Side.TRAIN: train, (Side.SYNTHETIC if is_synthetic else Side.HOLDOUT): other}
-    keys = {side: np.zeros(table.num_rows, dtype=np.uint64) for side, table in sides.items()}
-    for position, column in enumerate(columns):
-        for side, codes in row_codes(sides, column).items():
-            keys[side] = row_hash(keys[side] ^ row_hash(codes.astype(np.uint64), position), position)
+    keys = row_keys({Side.TRAIN: train, (Side.SYNTHETIC if is_synthetic else Side.HOLDOUT): other}, columns)
     seen = np.unique(keys.pop(Side.TRAIN))
     (mine,) = keys.values()
     found = np.searchsorted(seen, mine)

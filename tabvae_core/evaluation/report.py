@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from tabvae_core.evaluation.association import correlation, measure_matrix
+from tabvae_core.evaluation.attack_view import attack_context
 from tabvae_core.evaluation.calendars import calendar
 from tabvae_core.evaluation.charts import (
     POINTS,
@@ -137,6 +138,7 @@ def _context(page: _Page, *, title: str, subtitle: str, gates: Sequence[GateResu
         "metrics": _metric_rows(page.evaluation),
         "telling": page.evaluation.telling,
         "gain": page.evaluation.augmentation,
+        "attacks": attack_context(page.evaluation.privacy, gates, page.figures),
         "columns": _column_cards(page),
         "undrawn": max(0, len(page.by_error) - MAX_CHARTS),
         "calendars": _calendars(page),

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tabvae_core.privacy.result import PrivacyFigures
 from tabvae_core.spec import Kind
 
 __all__ = [
@@ -203,6 +204,8 @@ class Evaluation(_Part):
     """Column whose classes are in chosen numbers: all tables were compared at equal shares of them."""
     augmentation: Augmentation | None = None
     """What the rows of the rare class gain a classifier, where classes are balanced."""
+    privacy: PrivacyFigures | None = None
+    """What attacks found; None where the table was not attacked."""
     metrics: dict[str, Metric] = Field(default_factory=dict)
     """shape, trend, jsd, c2st, utility, copies, nulls; a figure without value is still listed."""
     columns: tuple[ColumnEvaluation, ...] = ()

@@ -28,6 +28,8 @@ __all__ = [
     "TableView",
     "Unit",
     "aligned",
+    "distinct_values",
+    "measure",
     "modelled",
     "null_share",
     "picture_view",
@@ -169,12 +171,16 @@ _NAMES = {Side.HOLDOUT: "held-out", Side.SYNTHETIC: "synthetic", Side.TRAIN: "tr
 
 
 def plain(array: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The array with dictionaries and extension types undone."""
+    """The array in a layout that Arrow's kernels know: no dictionaries, extension types, views or runs."""
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         return plain(pa.chunked_array([chunk.storage for chunk in array.chunks], type=kind.storage_type))
     if pa.types.is_dictionary(kind):
         return plain(array.cast(kind.value_type))
+    if pa.types.is_run_end_encoded(kind):
+        return plain(pc.run_end_decode(array))
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return array.cast(pa.decimal128(kind.precision, kind.scale))
     if kind in (pa.string_view(), pa.binary_view()):
         return array.cast(pa.large_string() if kind == pa.string_view() else pa.large_binary())
     return array
@@ -188,7 +194,7 @@ def row_codes(tables: Mapping[Side, pa.Table], column: ColumnSchema) -> dict[Sid
 
     """
     arrays = aligned(tables, column.name)
-    _, indices = _dictionary(
+    _, indices = distinct_values(
         pa.chunked_array([c for a in arrays.values() for c in a.chunks], _type(arrays)), texts=False
     )
     cuts = np.cumsum([len(array) for array in arrays.values()])[:-1]
@@ -224,7 +230,7 @@ def _type(arrays: Mapping[Side, pa.ChunkedArray]) -> pa.DataType:
 def _column_view(arrays: Mapping[Side, pa.ChunkedArray], column: ColumnSchema) -> ColumnView:
     known = _class(_type(arrays))
     if known in ("number", "null", *_TIMES) and column.kind in (Kind.NUMBER, Kind.DATETIME):
-        values = _bounded({side: _to_float(array) for side, array in arrays.items()})
+        values = _bounded({side: measure(array) for side, array in arrays.items()})
         if known in _TIMES or _distinct(next(iter(values.values()))) > 2:
             return ColumnView(column.name, column.kind, _unit(_type(arrays)), None, values)
     labels, codes = _to_codes(arrays)
@@ -275,7 +281,7 @@ def _unit(kind: pa.DataType) -> Unit:
     return "duration" if pa.types.is_duration(kind) else "number"
 
 
-def _to_float(array: pa.ChunkedArray) -> Floats:
+def measure(array: pa.ChunkedArray) -> Floats:
     """Numbers as they are, times in seconds; NaN where null. Shape (n,)."""
     kind, scale = array.type, 1.0
     if pa.types.is_null(kind):
@@ -312,7 +318,7 @@ def _distinct(values: Floats) -> int:
 
 def _to_codes(arrays: Mapping[Side, pa.ChunkedArray]) -> tuple[tuple[str, ...], dict[Side, Floats]]:
     """Codes in the sorted order of all tables' categories."""
-    encoded = {side: _dictionary(array) for side, array in arrays.items()}
+    encoded = {side: distinct_values(array) for side, array in arrays.items()}
     labels = sorted(set().union(*(names for names, _ in encoded.values())))
     position = {label: code for code, label in enumerate(labels)}
     codes = {}
@@ -322,7 +328,7 @@ def _to_codes(arrays: Mapping[Side, pa.ChunkedArray]) -> tuple[tuple[str, ...], 
     return tuple(labels), codes
 
 
-def _dictionary(array: pa.ChunkedArray, *, texts: bool = True) -> tuple[list[str], npt.NDArray[np.int64]]:
+def distinct_values(array: pa.ChunkedArray, *, texts: bool = True) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Distinct values, as text where wanted, and each row's index into them; -1 where null."""
     if pa.types.is_null(array.type):
         return [], np.full(len(array), -1, dtype=np.int64)

@@ -9,6 +9,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from tabvae_core.comparison import Comparison
 from tabvae_core.evaluation.result import Metric
+from tabvae_core.gates import ATTACK
 from tabvae_core.outcomes import Outcome, summary
 from tabvae_core.references import EvaluationRef, FeedRef, GateResult, ModelChoice, ReleaseRef, ValidationRef
 from tabvae_tasks.listening import artifact_key
@@ -32,13 +33,15 @@ _GATE_OF = {"c2st": "auc"}
 
 
 def quality_rows(evaluation: EvaluationRef) -> list[dict[str, Any]]:
-    """One row a figure, with value, floor, limit and verdict, and one for the column that is furthest off."""
+    """One row a figure or attack, with value, floor, limit and verdict, and one for the column furthest off."""
     gates = {result.name: result for result in evaluation.results if result.column is None}
     rows: list[dict[str, Any]] = []
     for name, figure in evaluation.metrics.items():
         if figure["value"] is not None:
             gate = gates.get(_GATE_OF.get(name, name))
             rows.append(_row(name, figure["value"], figure["floor"], gate))
+    attacks = [result for result in gates.values() if result.name.startswith(ATTACK) and result.value is not None]
+    rows += [_row(result.name, result.value, None, result) for result in attacks]
     columns = [result for result in evaluation.results if result.column is not None and result.value is not None]
     if columns:
         worst = max(columns, key=lambda result: (result.value or 0.0) - (result.limit or 0.0))
@@ -105,7 +108,8 @@ def show_quality(table: str, evaluation: EvaluationRef) -> None:
     create_table_artifact(
         quality_rows(evaluation),
         key=artifact_key(table, "quality"),
-        description=f"{verdict(evaluation.results)}. Floor: training rows against held-out rows.",
+        description=f"{verdict(evaluation.results)}. Floor: training rows against held-out rows. Attacks: the proven"
+        " advantage, or AUC.",
     )
     _show_link(table, evaluation.report_uri, "quality report")
 

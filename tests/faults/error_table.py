@@ -612,6 +612,11 @@ def two_alike(here: Here) -> None:
     here.table(orders(60), "other.parquet")
 
 
+def near_copies(here: Here) -> None:
+    here.model()
+    here.text("fast.yaml", "privacy: {near_copies: redraw}")
+
+
 def two_tables(here: Here) -> None:
     here.table()
     here.table(orders(60).rename_columns(["key", "age", "amount", "sort", "opened", "closed"]), "other.parquet")
@@ -629,6 +634,7 @@ AXES = "tabvae latent traverse model"
 FILL = "tabvae sample model out.parquet --given-table partial.parquet"
 BALANCE = "tabvae synthesize orders.parquet o.parquet --balance"
 AUGMENT = "tabvae augment orders.parquet more.parquet --spec fast.yaml --column"
+ATTACK = "tabvae attack other.parquet --train orders.parquet --holdout orders.parquet"
 SIMULATE = "tabvae simulate model tables --rows 40 --spec scenarios.yaml"
 OLDER: Spec = {"margins": {"age": {"shift": 5}}}
 RUN = ("work/runs/RUN/",)
@@ -792,6 +798,20 @@ CASES = (
         2,
         two_alike,
         ("knid", "columns: key, age"),
+    ),
+    Case(
+        "near copies, and no rows to compare with",
+        "tabvae sample model out.parquet --rows 10 --spec fast.yaml",
+        2,
+        near_copies,
+        ("near_copies", "training rows", "tabvae refresh"),
+    ),
+    Case(
+        "attack: unknown method of shadow models",
+        f"{ATTACK} --shadows 4 --method vea",
+        2,
+        two_alike,
+        ("vea", "vae"),
     ),
     Case("augment: a class never learned", f"{AUGMENT} kind --value daikon", 2, graded, ("daikon", "kind", "spelling")),
     Case(
@@ -1113,6 +1133,8 @@ CASES = (
         two_tables,
         ("other.parquet", "sort"),
     ),
+    Case("attack: too few rows for shadow models", f"{ATTACK} --shadows 4", 3, two_alike, ("held-out rows", "120")),
+    Case("attack: a table of other columns", ATTACK, 3, two_tables, ("other.parquet", "sort")),
     Case(
         "rollback to an unknown version",
         "tabvae rollback out 20200101T000000Z-00000000",

@@ -30,6 +30,7 @@ COMMANDS = (
     "sample",
     "evaluate",
     "compare",
+    "attack",
     "augment",
     "simulate",
     "releases",

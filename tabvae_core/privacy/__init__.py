@@ -1,0 +1,14 @@
+"""Attacks on a synthetic table, the figures that they leave, and the receipt that a release carries.
+
+`attack` plays an adversary who has the synthetic table and something more, once against rows that the model learned and
+once against rows that it never saw. What the adversary gains on the former beyond the latter is what the table gives
+away; each gain has a 95 % interval. One file holds one attack, after the paper that it names.
+"""
+
+from __future__ import annotations
+
+from tabvae_core.privacy.attack import attack
+from tabvae_core.privacy.result import AttackResult, Estimate, PrivacyFigures
+from tabvae_core.privacy.shadow import drawn_by, shadow_attack
+
+__all__ = ["AttackResult", "Estimate", "PrivacyFigures", "attack", "drawn_by", "shadow_attack"]
