@@ -1,0 +1,1 @@
+"""Differential privacy: accounting, what a model may know of columns, the ledger over refreshes."""
