@@ -327,7 +327,7 @@ class _Categories(_Finder):
         order = pc.sort_indices(values)
         counts = np.maximum(self._counts[order.to_numpy()], 0.0)
         rare = max(0.0, rows - nulls - counts.sum()) if self.open else 0.0
-        rare = rare if rare > self._sigma else 0.0
+        rare = float(rare) if rare > self._sigma else 0.0
         return CategoryCodec(
             name, arrow_type, values.take(order), np.maximum(counts, 0.5), nulls=nulls, rare=rare,
             draw_null=self._column.nullable,

@@ -101,6 +101,8 @@ class VAESynthesizer(Synthesizer):
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         super().__init__(model, privacy)
         self._options = read_options(_Options, self.model)
+        if self.privacy.epsilon is not None:
+            _refuse_meaningless(self.model)
         self._schema: TableSchema | None = None
         self._codec: TableCodec | None = None  # its columns in the order in which they are drawn
         self._links = Links()
@@ -121,6 +123,8 @@ class VAESynthesizer(Synthesizer):
         """Learn a table; see `Synthesizer.fit`."""
         started = time.monotonic()
         source, schema, chosen = self._learnable(table, schema, progress)
+        if self.privacy.epsilon is not None:
+            return self._learn_privately(source, schema, progress)
         some = collect(chosen, max_rows=MAX_ROWS)
         relations = find_relations(as_source(some), schema, progress=progress)
         turned, order = arrange(relations, some, schema.names)
@@ -206,6 +210,15 @@ class VAESynthesizer(Synthesizer):
         ]
         self._networks = [network.cpu() for network in networks]
         return records, [rows.rate for rows in data]
+
+    def _learn_privately(self, source: TableSource, schema: TableSchema, progress: Progress) -> Self:
+        from tabvae_core.synthesizers.private_vae import learn_privately
+
+        learned = learn_privately(source, schema, self.model, self.privacy, self._options, progress)
+        self._schema, self._codec, self._record = learned.codec.schema, learned.codec, learned.record
+        if learned.network is not None and learned.prior is not None:
+            self._networks, self._priors = [learned.network], [learned.prior]
+        return self
 
     def _n_members(self, budget: Budget, workers: int) -> int:
         """Networks of the ensemble: one where it is large itself, no more than run at once where time is short."""
@@ -403,6 +416,16 @@ class VAESynthesizer(Synthesizer):
                     hint="fit the model again",
                 ) from None
         return self
+
+
+def _refuse_meaningless(model: ModelSpec) -> None:
+    """Refuse options of what differential privacy leaves no room for."""
+    for name in ("members", "dropout", "cell_dropout", "frequencies", "beta", "tc"):
+        if name in model.options:
+            raise SpecError(
+                f"model.options.{name} means nothing with privacy.epsilon: one network is trained, and noise regularises it",
+                hint="leave it out",
+            )
 
 
 def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDArray[np.int32] | None) -> TabularVAE:

@@ -1,0 +1,239 @@
+"""`vae` with `privacy.epsilon`: what is learned of the rows passes through noise, and all of it is paid for.
+
+    rows ─► private domain ─► codec ─┐
+     ├────► noisy marginals ─► mixture ─► made-up rows ─► network, trained as ever ─┐
+     └────► DP-SGD ────────────────────────────────────────────────────────────────┴─► network ─► prior of z
+
+What follows from the made-up rows costs nothing more, however often they are read: first weights, early stopping and
+the prior of z come from them. The steps on real rows then correct what pairs of columns do not say. Sizes, steps and
+rates follow from the spec, the codec and the noisy number of rows. See docs/decisions/0032.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tabvae_core.codecs.table import TableCodec
+from tabvae_core.models.latent_prior import LatentPrior
+from tabvae_core.models.private_vae import PrivateVAE
+from tabvae_core.models.vae import Layout, NetworkSize
+from tabvae_core.privacy.accounting import Budget, Loss
+from tabvae_core.privacy.domain import BOUNDS, DOMAINS, private_domain
+from tabvae_core.privacy.dpsgd import PrivatePlan, SecretRandomness, sampled_gaussian, train_privately
+from tabvae_core.privacy.noise import Noise
+from tabvae_core.progress import Progress
+from tabvae_core.schema import TableSchema
+from tabvae_core.spec import ModelSpec, PrivacySpec
+from tabvae_core.synthesizers.options import choose_device
+from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows
+from tabvae_core.tables import TableSource, row_hash
+from tabvae_core.training import TrainingPlan, train
+
+__all__ = ["Asked", "Learned", "PrivateTraining", "learn_privately", "private_training"]
+
+MARGINALS, TRAINING = "marginals", "training"
+"""Shares of the budget that are used here; the last is what the others leave."""
+_SHARES = {BOUNDS: 0.05, DOMAINS: 0.1, MARGINALS: 0.45}
+_WIDTH, _HIDDEN, _DEPTH = 128, 64, 1
+_MADE_ROWS, _MADE_EPOCHS, _MADE_BATCH, _MADE_RATE = 50_000, 3, 256, 4e-3
+_SAMPLE_RATE, _MOST_BATCH, _PASSES = 0.1, 8_192, 6.0
+_RATE = 1e-3
+_PRIOR_ROWS = 20_000
+
+
+class Asked(Protocol):
+    """Options of `vae` that matter here; 0 or less: the defaults above."""
+
+    width: int
+    hidden: int
+    depth: int
+    latent: int
+    free_bits: float
+    given_rows: float
+
+
+@dataclass(frozen=True)
+class PrivateTraining:
+    """Steps on real rows, from public numbers alone.
+
+    Args:
+        steps: Steps of DP-SGD.
+        sample_rate: Probability of each row to be in a batch.
+        learning_rate: Peak of the learning rate.
+
+    """
+
+    steps: int
+    sample_rate: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained model; nothing in it is more than the budget paid for.
+
+    Args:
+        codec: The table's codecs.
+        network: The network, on the CPU.
+        prior: Prior of z.
+        record: Training record.
+
+    """
+
+    codec: TableCodec
+    network: PrivateVAE | None
+    prior: LatentPrior | None
+    record: dict[str, Any]
+
+
+def private_training(rows: float, model: ModelSpec) -> PrivateTraining:
+    """Choose steps, batches and learning rate from the noisy number of rows; what the spec says stands.
+
+    Large batches: noise has the same size for any, so a row's share of it falls as they grow.
+    """
+    batch = model.batch_size or min(_SAMPLE_RATE * rows, _MOST_BATCH)
+    rate = min(0.5, batch / max(rows, 1.0))
+    return PrivateTraining(max(1, round((model.epochs or _PASSES) / rate)), rate, model.learning_rate or _RATE)
+
+
+def learn_privately(
+    source: TableSource, schema: TableSchema, model: ModelSpec, privacy: PrivacySpec, asked: Asked, progress: Progress
+) -> Learned:
+    """Learn a table within the budget of `privacy.epsilon` and `privacy.delta`.
+
+    Args:
+        source: The training rows.
+        schema: Made without a look at them.
+        model: Seed of all that is not secret, device, limits.
+        privacy: The budget, and whether noise is drawn by exact arithmetic.
+        asked: Options of the method.
+        progress: Told of every step.
+
+    Raises:
+        SpecError: Opacus is not installed, or the budget is too small for anything.
+
+    """
+    started, device = time.monotonic(), choose_device(model.device)
+    budget, noise = Budget.of(privacy, _SHARES), Noise(secure=privacy.secure_noise)
+    domain = private_domain(source, schema, budget, noise, progress=progress)
+    codec = domain.codec
+    record = {
+        "rows": round(domain.rows),
+        "slots": len(codec.slots),
+        "members": 0,
+        "device": str(device),
+        "relations": [],
+        "notes": list(codec.notes()),
+    }
+    network, prior = None, None
+    if codec.slots:
+        training = private_training(domain.rows, model)
+        sigma = _pay(budget, training)
+        real = _private_rows(source, codec, min(1.0, model.max_rows / domain.rows), model.seed, progress)
+        sizes = tuple(slot.n_tokens for slot in codec.slots)
+        mixture = fit_marginals(real, sizes, domain.rows, budget, noise, share=MARGINALS, seed=model.seed)
+        uniforms = np.random.default_rng(model.seed).random((_MADE_ROWS, 1 + len(sizes)))
+        made = _made_rows(mixture.draw({}, {}, _MADE_ROWS, uniforms), codec, asked, model.seed, device)
+        network = _network(codec, asked, model.seed).to(device)
+        left = None if model.max_seconds is None else model.max_seconds - (time.monotonic() - started)
+        plan = TrainingPlan(
+            _MADE_EPOCHS, _MADE_BATCH, _MADE_RATE, seed=model.seed, max_seconds=None if left is None else max(0.5, left / 2)
+        )
+        first = train(network, made.loss, made.validation_loss, made.n_train, plan, progress=progress)
+        left = None if model.max_seconds is None else model.max_seconds - (time.monotonic() - started)
+        secret = SecretRandomness(secure=privacy.secure_noise)
+        then = train_privately(
+            network.private_layers,
+            _losses(network, torch.from_numpy(real).to(device), secret, asked.free_bits),
+            len(real),
+            PrivatePlan(
+                training.steps, training.sample_rate, sigma, training.learning_rate,
+                expected_batch=training.sample_rate * domain.rows, max_seconds=left,
+            ),
+            secret,
+            progress=progress,
+        )  # fmt: skip
+        network.eval()
+        prior = LatentPrior.fit(made.latents(network, _PRIOR_ROWS), model.seed)
+        record |= {
+            "members": 1,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "epochs": first.epochs,
+            "steps": first.steps + then.steps,
+            "batch_size": round(training.sample_rate * domain.rows),
+            "stopped_by": then.stopped,
+            "validation_loss": first.validation_loss,
+        }
+        network.cpu()
+    record |= {"seconds": round(time.monotonic() - started, 1), "privacy": budget.record()}
+    return Learned(codec, network, prior, record)
+
+
+def _pay(budget: Budget, training: PrivateTraining) -> float:
+    """Find the noise that the rest of the budget affords, and charge the steps."""
+    kept = Loss.zcdp(budget.left(MARGINALS))
+
+    def cost(sigma: float) -> Loss:
+        return sampled_gaussian(sigma, training.sample_rate, training.steps)
+
+    sigma = budget.calibrated(lambda noise: cost(noise) + kept, least=0.2, most=1e4)
+    loss, how = cost(sigma), {"sigma": sigma, "sample_rate": training.sample_rate, "steps": training.steps}
+    budget.spend(TRAINING, "DP-SGD on Poisson samples", loss, **how)
+    return sigma
+
+
+def _private_rows(
+    source: TableSource, codec: TableCodec, share: float, seed: int, progress: Progress
+) -> npt.NDArray[np.int16]:
+    """Tokens (n, slots) of the rows that are learned: whether a row is, depends on no other row."""
+    parts, first = [], 0
+    for batch, encoded in codec.encode_batches(source, progress=progress):
+        numbers = np.arange(first, first + batch.num_rows, dtype=np.uint64)
+        kept = row_hash(numbers, seed) / 2.0**64 < share
+        parts.append(encoded.tokens[kept].astype(np.int16))
+        first += batch.num_rows
+    return np.concatenate(parts)
+
+
+def _made_rows(
+    tokens: npt.NDArray[np.int32], codec: TableCodec, asked: Asked, seed: int, device: torch.device
+) -> TrainingRows:
+    """Rows that were drawn, not real, as the default training takes them."""
+    nothing = np.zeros(tokens.shape, np.float32)
+    arrays = EncodedRows(tokens, tokens, nothing, nothing).on(device)
+    return TrainingRows(arrays, codec.columns, seed=seed, free_bits=asked.free_bits, given_rows=asked.given_rows)
+
+
+def _network(codec: TableCodec, asked: Asked, seed: int) -> PrivateVAE:
+    """Build the network, its softmaxes at the codec's noisy frequencies."""
+    torch.manual_seed(seed)
+    slots = codec.slots
+    layout = Layout(tuple(slot.n_tokens for slot in slots), tuple(slot.n_levels for slot in slots), codec.parents)
+    size = NetworkSize(
+        asked.width or _WIDTH, asked.hidden or _HIDDEN, asked.depth or _DEPTH, asked.latent, dropout=0.0, frequencies=3
+    )
+    return PrivateVAE(layout, size, codec.log_priors(), codec.token_values(), codec.value_ranges())
+
+
+def _losses(
+    network: PrivateVAE, tokens: Tensor, secret: SecretRandomness, free_bits: float
+) -> Callable[[Tensor], Tensor]:
+    """Losses of real rows by their numbers.
+
+    The noise on z is secret, too: from a known seed, another row in the batch would shift that of the rows behind it.
+    """
+
+    def losses(rows: Tensor) -> Tensor:
+        some = tokens[rows.to(tokens.device)].long()
+        latent = secret.normal((len(some), network.size.latent)).to(tokens.device)
+        return network.row_losses(some, torch.zeros_like(some, dtype=torch.bool), latent, free_bits=free_bits)
+
+    return losses
