@@ -4,14 +4,13 @@ A claim of (epsilon, delta) is an upper bound, proven on paper; a bug in the cod
 rows made up to be as visible as the mechanism allows. Each is put in by the toss of a coin; the attacker sees what the
 mechanism gives out, scores every canary, and guesses which are in. More right guesses than the claim allows refute it.
 
-    bound            holds                                                        source
-    `one_run_bound`  for every mechanism, one run with many canaries              Steinke, Nasr & Jagielski, 2023
-    `gaussian_bound` where the mechanism's trade-off curve is a Gaussian one and  Nasr et al., 2023; Dong, Roth & Su, 2022
-                     canaries do not touch each other's scores; sharper at small
-                     epsilon
+    bound            holds                                                     source
+    `one_run_bound`  for every mechanism, one run with many canaries           Steinke, Nasr & Jagielski, 2023
+    `gaussian_bound` where the mechanism's trade-off curve is Gaussian and no  Nasr et al., 2023; Dong, Roth & Su, 2022
+                     canary touches another's score; sharper
 
-Canaries here do not touch each other: in DP-SGD each has a weight of its own for a gradient, in marginals a cell of its
-own. A bound is below the true epsilon with the stated confidence; how far below is a matter of the attack's strength, so
+Canaries here do not touch each other: in DP-SGD each has a weight of its own for a gradient, in marginals a cell of
+its own. A bound is below the true epsilon with the stated confidence; how far below is a matter of the attack's strength, so
 a low bound proves nothing, and a high one that something is wrong.
 """
 

@@ -1,6 +1,6 @@
 """DP-SGD (Abadi et al., 2016): steps on noisy sums of the clipped gradients of Poisson samples of the rows.
 
-    each row is in a step's batch with probability q, by itself ─► its gradient, cut to norm C ─► sum + N(0, (σC)²) ─► Adam
+    each row is in a batch with probability q, by itself ─► its gradient, cut to norm C ─► sum + N(0, (σC)²) ─► Adam
 
 What leaves a step is the noisy sum alone, divided by numbers that are public, so any optimiser and any average of
 weights may follow. The cost of all steps comes from Opacus' accountant (Rényi divergence of the Poisson-sampled
@@ -86,8 +86,8 @@ class SecretRandomness:
 
     Args:
         secure: Draw every number from the operating system's generator, each normal as a sum of several, so that the
-            low bits of a number do not tell what it was added to (Holohan & Braghin, 2021); else from one generator that
-            the operating system seeds.
+            low bits of a number do not tell what it was added to (Holohan & Braghin, 2021); else from one generator
+            that the operating system seeds.
         rng: Generator in its place; for tests alone.
 
     """
@@ -148,7 +148,7 @@ def sampled_gaussian(noise: float, sample_rate: float, steps: int) -> Loss:
     unsampled = 0.5 * steps / noise**2 * ORDERS
     moments = np.interp(ORDERS - 1, np.append(0.0, knots - 1), np.append(0.0, found * (knots - 1)))
     inside = np.minimum(moments / (ORDERS - 1), unsampled)
-    return Loss(np.where(ORDERS <= knots[-1], np.where(np.isfinite(inside), inside, unsampled), unsampled))
+    return Loss(np.where(knots[-1] >= ORDERS, np.where(np.isfinite(inside), inside, unsampled), unsampled))
 
 
 def train_privately(

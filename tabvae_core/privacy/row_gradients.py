@@ -56,7 +56,9 @@ class RowGradients:
             total = losses().sum()
         pairs = [calls[layer] for layer in self.layers]
         # A row that overflows must not escape the clipping: it counts as far as it is finite.
-        backs = [torch.nan_to_num(back, 0.0, 0.0, 0.0) for back in torch.autograd.grad(total, [out for _, out in pairs])]
+        backs = [
+            torch.nan_to_num(back, 0.0, 0.0, 0.0) for back in torch.autograd.grad(total, [out for _, out in pairs])
+        ]
         squares = [
             _squared_norms(layer, x, back) for layer, (x, _), back in zip(self.layers, pairs, backs, strict=True)
         ]
@@ -87,5 +89,5 @@ def _weighted_sum(layer: nn.Module, x: Tensor, back: Tensor, factors: Tensor) ->
     scaled = back * factors[:, None]
     if isinstance(layer, nn.Linear):
         return [scaled.T @ x, scaled.sum(dim=0)]
-    weight, bias = layer.parameters()
+    _, bias = layer.parameters()
     return [torch.bmm(x.transpose(1, 2), scaled), scaled.sum(dim=1).view_as(bias)]

@@ -423,8 +423,8 @@ def _refuse_meaningless(model: ModelSpec) -> None:
     for name in ("members", "dropout", "cell_dropout", "frequencies", "beta", "tc"):
         if name in model.options:
             raise SpecError(
-                f"model.options.{name} means nothing with privacy.epsilon: one network is trained, and noise regularises it",
-                hint="leave it out",
+                f"model.options.{name} means nothing with privacy.epsilon",
+                hint="leave it out: one network is trained, and noise regularises it",
             )
 
 
