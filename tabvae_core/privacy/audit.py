@@ -10,8 +10,8 @@ mechanism gives out, scores every canary, and guesses which are in. More right g
                      canary touches another's score; sharper
 
 Canaries here do not touch each other: in DP-SGD each has a weight of its own for a gradient, in marginals a cell of
-its own. A bound is below the true epsilon with the stated confidence; how far below is a matter of the attack's strength, so
-a low bound proves nothing, and a high one that something is wrong.
+its own. A bound is below the true epsilon with the stated confidence; how far below is a matter of the attack's
+strength, so a low bound proves nothing, and a high one that something is wrong.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tabvae_core.codecs.table import TableCodec
+from tabvae_core.models.dp_marginals import Mixture
 from tabvae_core.models.latent_prior import LatentPrior
 from tabvae_core.models.private_vae import PrivateVAE
 from tabvae_core.models.vae import Layout, NetworkSize
@@ -32,16 +33,17 @@ from tabvae_core.privacy.noise import Noise
 from tabvae_core.progress import Progress
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
+from tabvae_core.synthesizers.dp_marginals import MIXTURE_SHARES, learn_mixture, number_bins
 from tabvae_core.synthesizers.options import choose_device
 from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows
 from tabvae_core.tables import TableSource, row_hash
-from tabvae_core.training import TrainingPlan, train
+from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
 __all__ = ["Asked", "Learned", "PrivateTraining", "learn_privately", "private_training"]
 
-MARGINALS, TRAINING = "marginals", "training"
-"""Shares of the budget that are used here; the last is what the others leave."""
-_SHARES = {BOUNDS: 0.05, DOMAINS: 0.1, MARGINALS: 0.45}
+_STEPS = "steps"
+"""Share of the budget that DP-SGD uses: what the others leave, so it has no number."""
+_SHARES = {BOUNDS: 0.05, DOMAINS: 0.1} | {name: 0.45 * part for name, part in MIXTURE_SHARES.items()}
 _WIDTH, _HIDDEN, _DEPTH = 128, 64, 1
 _MADE_ROWS, _MADE_EPOCHS, _MADE_BATCH, _MADE_RATE = 50_000, 3, 256, 4e-3
 _SAMPLE_RATE, _MOST_BATCH, _PASSES = 0.1, 8_192, 6.0
@@ -121,73 +123,92 @@ def learn_privately(
         SpecError: Opacus is not installed, or the budget is too small for anything.
 
     """
-    started, device = time.monotonic(), choose_device(model.device)
+    clock = _Clock(model.max_seconds)
     budget, noise = Budget.of(privacy, _SHARES), Noise(secure=privacy.secure_noise)
-    domain = private_domain(source, schema, budget, noise, progress=progress)
+    domain = private_domain(source, schema, budget, noise, bins=number_bins, progress=progress)
     codec = domain.codec
-    record = {
-        "rows": round(domain.rows),
-        "slots": len(codec.slots),
-        "members": 0,
-        "device": str(device),
-        "relations": [],
-        "notes": list(codec.notes()),
-    }
+    record = {"rows": round(domain.rows), "slots": len(codec.slots), "members": 0, "relations": []}
     network, prior = None, None
     if codec.slots:
         training = private_training(domain.rows, model)
-        sigma = _pay(budget, training)
         real = _private_rows(source, codec, min(1.0, model.max_rows / domain.rows), model.seed, progress)
         sizes = tuple(slot.n_tokens for slot in codec.slots)
-        mixture = fit_marginals(real, sizes, domain.rows, budget, noise, share=MARGINALS, seed=model.seed)
-        uniforms = np.random.default_rng(model.seed).random((_MADE_ROWS, 1 + len(sizes)))
-        made = _made_rows(mixture.draw({}, {}, _MADE_ROWS, uniforms), codec, asked, model.seed, device)
-        network = _network(codec, asked, model.seed).to(device)
-        left = None if model.max_seconds is None else model.max_seconds - (time.monotonic() - started)
-        plan = TrainingPlan(
-            _MADE_EPOCHS, _MADE_BATCH, _MADE_RATE, seed=model.seed, max_seconds=None if left is None else max(0.5, left / 2)
-        )
-        first = train(network, made.loss, made.validation_loss, made.n_train, plan, progress=progress)
-        left = None if model.max_seconds is None else model.max_seconds - (time.monotonic() - started)
-        secret = SecretRandomness(secure=privacy.secure_noise)
-        then = train_privately(
-            network.private_layers,
-            _losses(network, torch.from_numpy(real).to(device), secret, asked.free_bits),
-            len(real),
-            PrivatePlan(
-                training.steps, training.sample_rate, sigma, training.learning_rate,
-                expected_batch=training.sample_rate * domain.rows, max_seconds=left,
-            ),
-            secret,
-            progress=progress,
+        mixture, _ = learn_mixture(real, sizes, domain.rows, budget, noise, seed=model.seed, progress=progress)
+        sigma = _pay(budget, training)
+        network = _network(codec, asked, model.seed).to(choose_device(model.device))
+        made, first = _learn_made_rows(network, codec, mixture, asked, model.seed, clock.left(0.5), progress)
+        plan = PrivatePlan(
+            training.steps, training.sample_rate, sigma, training.learning_rate,
+            expected_batch=training.sample_rate * domain.rows, max_seconds=clock.left(),
         )  # fmt: skip
-        network.eval()
+        secret = SecretRandomness(secure=privacy.secure_noise)
+        losses = _losses(network, real, secret, asked.free_bits)
+        then = train_privately(network.private_layers, losses, len(real), plan, secret, progress=progress)
         prior = LatentPrior.fit(made.latents(network, _PRIOR_ROWS), model.seed)
+        network.cpu().eval()
         record |= {
             "members": 1,
             "parameters": sum(p.numel() for p in network.parameters()),
             "epochs": first.epochs,
             "steps": first.steps + then.steps,
-            "batch_size": round(training.sample_rate * domain.rows),
+            "batch_size": round(plan.expected_batch),
             "stopped_by": then.stopped,
             "validation_loss": first.validation_loss,
         }
-        network.cpu()
-    record |= {"seconds": round(time.monotonic() - started, 1), "privacy": budget.record()}
+    record |= {
+        "seconds": round(clock.spent, 1),
+        "device": str(choose_device(model.device)),
+        "notes": list(codec.notes()),
+        "privacy": budget.record(),
+    }
     return Learned(codec, network, prior, record)
+
+
+class _Clock:
+    """What is left of the time of a training, if that is limited."""
+
+    def __init__(self, max_seconds: float | None) -> None:
+        self._started, self._limit = time.monotonic(), max_seconds
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def left(self, share: float = 1.0) -> float | None:
+        """A share of the seconds that are left, at least a moment; None without a limit."""
+        return None if self._limit is None else max(0.5, share * (self._limit - self.spent))
 
 
 def _pay(budget: Budget, training: PrivateTraining) -> float:
     """Find the noise that the rest of the budget affords, and charge the steps."""
-    kept = Loss.zcdp(budget.left(MARGINALS))
 
     def cost(sigma: float) -> Loss:
         return sampled_gaussian(sigma, training.sample_rate, training.steps)
 
-    sigma = budget.calibrated(lambda noise: cost(noise) + kept, least=0.2, most=1e4)
-    loss, how = cost(sigma), {"sigma": sigma, "sample_rate": training.sample_rate, "steps": training.steps}
-    budget.spend(TRAINING, "DP-SGD on Poisson samples", loss, **how)
+    sigma = budget.calibrated(cost, least=0.2, most=1e4)
+    how = {"sigma": sigma, "sample_rate": training.sample_rate, "steps": training.steps}
+    budget.spend(_STEPS, "DP-SGD on Poisson samples", cost(sigma), **how)
     return sigma
+
+
+def _learn_made_rows(
+    network: PrivateVAE,
+    codec: TableCodec,
+    mixture: Mixture,
+    asked: Asked,
+    seed: int,
+    max_seconds: float | None,
+    progress: Progress,
+) -> tuple[TrainingRows, TrainingRecord]:
+    """Train on rows drawn from the mixture, as the default training does on real ones."""
+    uniforms = np.random.default_rng(seed).random((_MADE_ROWS, 1 + len(codec.slots)))
+    tokens = mixture.draw({}, {}, uniforms)
+    nothing = np.zeros(tokens.shape, np.float32)
+    arrays = EncodedRows(tokens, tokens, nothing, nothing).on(next(network.parameters()).device)
+    rows = TrainingRows(arrays, codec.columns, seed=seed, free_bits=asked.free_bits, given_rows=asked.given_rows)
+    plan = TrainingPlan(_MADE_EPOCHS, _MADE_BATCH, _MADE_RATE, seed=seed, max_seconds=max_seconds)
+    return rows, train(network, rows.loss, rows.validation_loss, rows.n_train, plan, progress=progress)
 
 
 def _private_rows(
@@ -203,15 +224,6 @@ def _private_rows(
     return np.concatenate(parts)
 
 
-def _made_rows(
-    tokens: npt.NDArray[np.int32], codec: TableCodec, asked: Asked, seed: int, device: torch.device
-) -> TrainingRows:
-    """Rows that were drawn, not real, as the default training takes them."""
-    nothing = np.zeros(tokens.shape, np.float32)
-    arrays = EncodedRows(tokens, tokens, nothing, nothing).on(device)
-    return TrainingRows(arrays, codec.columns, seed=seed, free_bits=asked.free_bits, given_rows=asked.given_rows)
-
-
 def _network(codec: TableCodec, asked: Asked, seed: int) -> PrivateVAE:
     """Build the network, its softmaxes at the codec's noisy frequencies."""
     torch.manual_seed(seed)
@@ -224,15 +236,16 @@ def _network(codec: TableCodec, asked: Asked, seed: int) -> PrivateVAE:
 
 
 def _losses(
-    network: PrivateVAE, tokens: Tensor, secret: SecretRandomness, free_bits: float
+    network: PrivateVAE, rows: npt.NDArray[np.int16], secret: SecretRandomness, free_bits: float
 ) -> Callable[[Tensor], Tensor]:
     """Losses of real rows by their numbers.
 
     The noise on z is secret, too: from a known seed, another row in the batch would shift that of the rows behind it.
     """
+    tokens = torch.from_numpy(rows).to(next(network.parameters()).device)
 
-    def losses(rows: Tensor) -> Tensor:
-        some = tokens[rows.to(tokens.device)].long()
+    def losses(chosen: Tensor) -> Tensor:
+        some = tokens[chosen.to(tokens.device)].long()
         latent = secret.normal((len(some), network.size.latent)).to(tokens.device)
         return network.row_losses(some, torch.zeros_like(some, dtype=torch.bool), latent, free_bits=free_bits)
 
