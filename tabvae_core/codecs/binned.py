@@ -169,6 +169,10 @@ class BinnedCodec(Codec):
         """Token of null."""
         return len(self.starts) if self.slots and self.has_null else None
 
+    def known(self, array: pa.Array) -> npt.NDArray[np.bool_]:
+        """Which cells are there, or nulls where there are some."""
+        return np.asarray(self.scale.numbers(array)[1] | self.has_null, dtype=np.bool_)
+
     def log_prior(self) -> list[npt.NDArray[np.float32] | None]:
         """Log frequencies by the noisy counts; null -inf where it must not be drawn."""
         if not self.slots:

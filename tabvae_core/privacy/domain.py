@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,7 @@ def private_domain(
     budget: Budget,
     noise: Noise,
     *,
-    bins: int = _BINS,
+    bins: Callable[[float, float], int] = lambda rows, rho: _BINS,
     progress: Progress = silent,
 ) -> PrivateDomain:
     """Find what there is to know of the columns, at the cost of the budget's shares "bounds" and "domains".
@@ -105,7 +106,7 @@ def private_domain(
         schema: Made by `declared_schema`.
         budget: Pays.
         noise: Randomness.
-        bins: Bins of a number, at most.
+        bins: Bins of a number, at most, from the noisy number of rows and the budget's rho; 32.
         progress: Told of every batch.
 
     Raises:
@@ -118,10 +119,10 @@ def private_domain(
             "the schema was inferred from the rows, which a private model must not see",
             hint="leave the schema out, or make it by infer_schema(source, privacy=privacy)",
         )
-    finders = {name: _finder(schema, name, bins) for name in schema.names}
+    finders = {name: _finder(schema, name) for name in schema.names}
     asked = {name: finder for name, finder in finders.items() if finder is not None}
     sigmas = _charge(list(asked.values()), budget)
-    rows, count = 0.0, 0
+    rows, count, most = 0.0, 0, _BINS
     for number in range(max((finder.rounds for finder in asked.values()), default=1)):
         now = {name: finder for name, finder in asked.items() if number < finder.rounds}
         count = 0
@@ -132,14 +133,15 @@ def private_domain(
             progress(ProgressEvent("read", count, source.num_rows, "rows", "private domains"))
         if number == 0:
             rows = max(1.0, float(noise.gaussian(np.array([count]), sigmas.count)[0]))
+            most = bins(rows, budget.rho)
         for finder in now.values():
-            finder.close(noise, sigmas.of(finder, number), rows)
+            finder.close(noise, sigmas.of(finder, number), rows / most)
     arrow = schema.arrow
     codecs = []
     for name in schema.names:
         finder = finders[name]
         column, kind = schema.column(name), arrow.field(name).type
-        codecs.append(_public_codec(column, kind, schema) if finder is None else finder.codec(rows))
+        codecs.append(_public_codec(column, kind, schema) if finder is None else finder.codec(rows, most))
     columns = [_estimated(column, dict(zip(schema.names, codecs, strict=True))) for column in schema.columns]
     known = schema.model_copy(update={"columns": tuple(columns), "rows": round(rows)})
     return PrivateDomain(TableCodec(known, tuple(codecs)), rows)
@@ -199,14 +201,14 @@ def on_simplex(counts: Floats, total: float) -> Floats:
 # ---------------------------------------------------------------- columns that need no row
 
 
-def _finder(schema: TableSchema, name: str, bins: int) -> _Finder | None:
+def _finder(schema: TableSchema, name: str) -> _Finder | None:
     """What looks at a column; None for one of which everything is public."""
     column, field = schema.column(name), schema.arrow.field(name)
     if column.unlearnable == "null" or column.kind in (Kind.IDENTIFIER, Kind.CONSTANT, Kind.NESTED, Kind.TEXT):
         return None
     if column.kind in (Kind.CATEGORY, Kind.BOOLEAN):
         return _Categories(column, field, _declared_values(column, schema))
-    return _Numbers(column, field, bins)
+    return _Numbers(column, field)
 
 
 def _declared_values(column: ColumnSchema, schema: TableSchema) -> pa.Array | None:
@@ -267,11 +269,11 @@ class _Finder(ABC):
         """Count cells."""
 
     @abstractmethod
-    def close(self, noise: Noise, sigma: float, rows: float) -> None:
-        """End a round: make the counts noisy, and forget the true ones."""
+    def close(self, noise: Noise, sigma: float, share: float) -> None:
+        """End a round, with the rows of a bin: make the counts noisy, and forget the true ones."""
 
     @abstractmethod
-    def codec(self, rows: float) -> Codec:
+    def codec(self, rows: float, most: int) -> Codec:
         """Make the codec of what was found."""
 
 
@@ -294,7 +296,7 @@ class _Categories(_Finder):
         values = counted.field("values").to_pylist()
         self._seen.update(dict(zip(values, counted.field("counts").to_pylist(), strict=True)))
 
-    def close(self, noise: Noise, sigma: float, rows: float) -> None:
+    def close(self, noise: Noise, sigma: float, share: float) -> None:
         """Add noise; of open categories, keep those above the threshold."""
         self._values = list(self._seen) if self._declared is None else self._declared.to_pylist()
         counts = [self._seen[value] for value in self._values]
@@ -311,7 +313,7 @@ class _Categories(_Finder):
             self._values = [self._values[k] for k in kept]
             self._counts = self._counts[kept]
 
-    def codec(self, rows: float) -> Codec:
+    def codec(self, rows: float, most: int) -> Codec:
         """Categories in the order of their values."""
         name, arrow_type = self._column.name, self._field.type
         nulls = self._null if self._null > _LIKELY * self._sigma and self._field.nullable else 0.0
@@ -326,8 +328,8 @@ class _Categories(_Finder):
         values = pa.array(self._values, type=kind)
         order = pc.sort_indices(values)
         counts = np.maximum(self._counts[order.to_numpy()], 0.0)
-        rare = max(0.0, rows - nulls - counts.sum()) if self.open else 0.0
-        rare = float(rare) if rare > self._sigma else 0.0
+        rare = max(0.0, float(rows - nulls - counts.sum())) if self.open else 0.0
+        rare = rare if rare > self._sigma else 0.0
         return CategoryCodec(
             name, arrow_type, values.take(order), np.maximum(counts, 0.5), nulls=nulls, rare=rare,
             draw_null=self._column.nullable,
@@ -350,8 +352,8 @@ class _Categories(_Finder):
 class _Numbers(_Finder):
     """A histogram whose heavy pieces are split, round after round."""
 
-    def __init__(self, column: ColumnSchema, field: pa.Field, bins: int) -> None:
-        self._column, self._field, self._most = column, field, bins
+    def __init__(self, column: ColumnSchema, field: pa.Field) -> None:
+        self._column, self._field = column, field
         self._scale = Scale(field.type, column.decimals)
         low, high = (
             None if end is None else self._scale.number(ordinal_of(end, field.type))
@@ -375,7 +377,7 @@ class _Numbers(_Finder):
         self._counts[:-1] += np.bincount(np.clip(piece, 0, last), minlength=last + 1)
         self._counts[-1] += int((~valid).sum())
 
-    def close(self, noise: Noise, sigma: float, rows: float) -> None:
+    def close(self, noise: Noise, sigma: float, share: float) -> None:
         """Add noise, leave out what lies beyond the outermost pieces that hold rows, split the heavy ones."""
         noisy = noise.gaussian(self._counts, sigma)
         self._mass, self._null, self._sigma = noisy[:-1], float(noisy[-1]), sigma
@@ -383,25 +385,28 @@ class _Numbers(_Finder):
         if self.seeks_bounds:
             self._trim()
         if self._left:
-            self._edges = self._refined(rows)
+            self._edges = self._refined(share)
             self._counts = np.zeros(len(self._edges), dtype=np.int64)
 
     def _trim(self) -> None:
         """Leave out the pieces at either end that do not, together, hold more than noise."""
         first, last = _quiet(self._mass, self._sigma), len(self._mass) - _quiet(self._mass[::-1], self._sigma)
+        below = int(np.searchsorted(self._edges[:-1], 0))
+        if first < below and self._mass[first:below].sum() < _TAIL * self._sigma * math.sqrt(below - first):
+            first = below  # hardly a number is negative, so that none is taken to be
         self._empty = first >= last
         if not self._empty:
             self._edges, self._mass = self._edges[first : last + 1], self._mass[first:last]
 
-    def _refined(self, rows: float) -> npt.NDArray[Any]:
+    def _refined(self, share: float) -> npt.NDArray[Any]:
         """Edges with those of the split pieces."""
-        heavy = self._mass > max(_HEAVY * self._sigma, rows / (2 * self._most))
+        heavy = self._mass > max(_HEAVY * self._sigma, share / 2)
         edges = [self._edges]
         for k in np.flatnonzero(heavy):
             edges.append(_split(self._edges[k].item(), self._edges[k + 1].item(), _CHILDREN, self._scale))
         return np.unique(np.concatenate(edges))
 
-    def codec(self, rows: float) -> Codec:
+    def codec(self, rows: float, most: int) -> Codec:
         """Bins of about equal mass; a piece that is as heavy as a bin is one."""
         null = self._null if self._null > _LIKELY * self._sigma and self._field.nullable else 0.0
         if self.seeks_bounds and self._empty:
@@ -410,7 +415,7 @@ class _Numbers(_Finder):
             self._edges = _split(0, 1, 1, self._scale)
             self._mass = np.ones(1)
         mass = on_simplex(self._mass, max(1.0, rows - null))
-        starts = _bins(mass, self._most)
+        starts = _bins(mass, most)
         counts = np.add.reduceat(mass, starts)
         return BinnedCodec(
             self._column.name, self._scale, self._edges, mass, starts, np.append(counts, [null] if null else []),

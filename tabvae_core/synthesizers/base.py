@@ -25,6 +25,16 @@ BLOCK_ROWS = 4096
 """Rows drawn at a time. Block k of a sample has its own random generator, so shards change nothing."""
 
 
+def not_private(method: str) -> SpecError:
+    """Say that a method has no differential privacy, and which have."""
+    from tabvae_core.synthesizers.registry import private_methods
+
+    return SpecError(
+        f"privacy.epsilon is set, however: method {method!r} has no differential privacy",
+        hint=f"use method {' or '.join(private_methods())}, or leave epsilon out",
+    )
+
+
 class Synthesizer(ABC):
     """Learns a table and draws rows like it.
 
@@ -38,10 +48,17 @@ class Synthesizer(ABC):
     """Name in specs and bundles."""
     conditions: ClassVar[bool] = True
     """Whether `given` values can be fixed, and given cells be kept."""
+    private: ClassVar[bool] = False
+    """Whether it learns with differential privacy where `privacy.epsilon` is set: all that reaches the bundle is paid
+    for out of the budget or public. Its noise has no seed, so no two trainings are the same."""
+    needs_epsilon: ClassVar[bool] = False
+    """Whether it learns with differential privacy alone."""
 
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         self.model = model if model is not None else ModelSpec(method=self.method)
         self.privacy = privacy if privacy is not None else PrivacySpec()
+        if self.privacy.epsilon is not None and not self.private:
+            raise not_private(self.method)
 
     @abstractmethod
     def fit(

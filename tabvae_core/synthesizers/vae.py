@@ -97,6 +97,7 @@ class VAESynthesizer(Synthesizer):
     """Variational autoencoder with an autoregressive decoder over slots."""
 
     method = "vae"
+    private = True
 
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         super().__init__(model, privacy)
