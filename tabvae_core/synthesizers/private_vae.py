@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.models.dp_marginals import Mixture
 from tabvae_core.models.latent_prior import LatentPrior
 from tabvae_core.models.private_vae import PrivateVAE
 from tabvae_core.models.vae import Layout, NetworkSize
@@ -45,9 +44,9 @@ _STEPS = "steps"
 """Share of the budget that DP-SGD uses: what the others leave, so it has no number."""
 _SHARES = {BOUNDS: 0.05, DOMAINS: 0.1} | {name: 0.45 * part for name, part in MIXTURE_SHARES.items()}
 _WIDTH, _HIDDEN, _DEPTH = 128, 64, 1
-_MADE_ROWS, _MADE_EPOCHS, _MADE_BATCH, _MADE_RATE = 50_000, 3, 256, 4e-3
-_SAMPLE_RATE, _MOST_BATCH, _PASSES = 0.1, 8_192, 6.0
-_RATE = 1e-3
+_MADE_ROWS, _LEAST_MADE_ROWS, _MADE_EPOCHS, _MADE_BATCH, _MADE_RATE = 50_000, 10_000, 3, 256, 4e-3
+_SAMPLE_RATE, _MOST_BATCH, _PASSES = 0.1, 8_192, 8.0
+_RATE = 8e-3
 _PRIOR_ROWS = 20_000
 
 
@@ -123,7 +122,7 @@ def learn_privately(
         SpecError: Opacus is not installed, or the budget is too small for anything.
 
     """
-    clock = _Clock(model.max_seconds)
+    clock, device = _Clock(model.max_seconds), choose_device(model.device)
     budget, noise = Budget.of(privacy, _SHARES), Noise(secure=privacy.secure_noise)
     domain = private_domain(source, schema, budget, noise, bins=number_bins, progress=progress)
     codec = domain.codec
@@ -131,12 +130,14 @@ def learn_privately(
     network, prior = None, None
     if codec.slots:
         training = private_training(domain.rows, model)
+        sigma = _pay(budget, training)
         real = _private_rows(source, codec, min(1.0, model.max_rows / domain.rows), model.seed, progress)
         sizes = tuple(slot.n_tokens for slot in codec.slots)
         mixture, _ = learn_mixture(real, sizes, domain.rows, budget, noise, seed=model.seed, progress=progress)
-        sigma = _pay(budget, training)
-        network = _network(codec, asked, model.seed).to(choose_device(model.device))
-        made, first = _learn_made_rows(network, codec, mixture, asked, model.seed, clock.left(0.5), progress)
+        network = _network(codec, asked, model.seed).to(device)
+        uniforms = np.random.default_rng(model.seed).random((_made_rows(domain.rows), 1 + len(sizes)))
+        made = _as_training(mixture.draw({}, {}, uniforms), codec, asked, model.seed, device)
+        first = _learn(network, made, model.seed, clock.left(0.5), progress)
         plan = PrivatePlan(
             training.steps, training.sample_rate, sigma, training.learning_rate,
             expected_batch=training.sample_rate * domain.rows, max_seconds=clock.left(),
@@ -157,7 +158,7 @@ def learn_privately(
         }
     record |= {
         "seconds": round(clock.spent, 1),
-        "device": str(choose_device(model.device)),
+        "device": str(device),
         "notes": list(codec.notes()),
         "privacy": budget.record(),
     }
@@ -181,34 +182,38 @@ class _Clock:
 
 
 def _pay(budget: Budget, training: PrivateTraining) -> float:
-    """Find the noise that the rest of the budget affords, and charge the steps."""
+    """Find the noise that the budget affords beside its shares, and charge the steps, before anything takes long."""
+    kept = Loss.zcdp(sum(budget.left(share) for share in budget.shares))
 
     def cost(sigma: float) -> Loss:
         return sampled_gaussian(sigma, training.sample_rate, training.steps)
 
-    sigma = budget.calibrated(cost, least=0.2, most=1e4)
+    sigma = budget.calibrated(lambda noise: cost(noise) + kept, least=0.2, most=1e4)
     how = {"sigma": sigma, "sample_rate": training.sample_rate, "steps": training.steps}
     budget.spend(_STEPS, "DP-SGD on Poisson samples", cost(sigma), **how)
     return sigma
 
 
-def _learn_made_rows(
-    network: PrivateVAE,
-    codec: TableCodec,
-    mixture: Mixture,
-    asked: Asked,
-    seed: int,
-    max_seconds: float | None,
-    progress: Progress,
-) -> tuple[TrainingRows, TrainingRecord]:
-    """Train on rows drawn from the mixture, as the default training does on real ones."""
-    uniforms = np.random.default_rng(seed).random((_MADE_ROWS, 1 + len(codec.slots)))
-    tokens = mixture.draw({}, {}, uniforms)
+def _made_rows(rows: float) -> int:
+    """Made-up rows to learn from: about as many again as there are real ones, so that none is seen often."""
+    return int(np.clip(2 * rows, _LEAST_MADE_ROWS, _MADE_ROWS))
+
+
+def _as_training(
+    tokens: npt.NDArray[np.int32], codec: TableCodec, asked: Asked, seed: int, device: torch.device
+) -> TrainingRows:
+    """Made-up rows as the default training takes them."""
     nothing = np.zeros(tokens.shape, np.float32)
-    arrays = EncodedRows(tokens, tokens, nothing, nothing).on(next(network.parameters()).device)
-    rows = TrainingRows(arrays, codec.columns, seed=seed, free_bits=asked.free_bits, given_rows=asked.given_rows)
+    arrays = EncodedRows(tokens, tokens, nothing, nothing).on(device)
+    return TrainingRows(arrays, codec.columns, seed=seed, free_bits=asked.free_bits, given_rows=asked.given_rows)
+
+
+def _learn(
+    network: PrivateVAE, made: TrainingRows, seed: int, max_seconds: float | None, progress: Progress
+) -> TrainingRecord:
+    """Train on made-up rows, as on real ones by default."""
     plan = TrainingPlan(_MADE_EPOCHS, _MADE_BATCH, _MADE_RATE, seed=seed, max_seconds=max_seconds)
-    return rows, train(network, rows.loss, rows.validation_loss, rows.n_train, plan, progress=progress)
+    return train(network, made.loss, made.validation_loss, made.n_train, plan, progress=progress)
 
 
 def _private_rows(
