@@ -129,18 +129,19 @@ def learn_privately(
     record = {"rows": round(domain.rows), "slots": len(codec.slots), "members": 0, "relations": []}
     network, prior = None, None
     if codec.slots:
-        training = private_training(domain.rows, model)
+        rows = min(domain.rows, float(model.max_rows))
+        training = private_training(rows, model)
         sigma = _pay(budget, training)
-        real = _private_rows(source, codec, min(1.0, model.max_rows / domain.rows), model.seed, progress)
+        real = _private_rows(source, codec, rows / domain.rows, model.seed, progress)
         sizes = tuple(slot.n_tokens for slot in codec.slots)
-        mixture, _ = learn_mixture(real, sizes, domain.rows, budget, noise, seed=model.seed, progress=progress)
+        mixture, _ = learn_mixture(real, sizes, rows, budget, noise, seed=model.seed, progress=progress)
         network = _network(codec, asked, model.seed).to(device)
-        uniforms = np.random.default_rng(model.seed).random((_made_rows(domain.rows), 1 + len(sizes)))
+        uniforms = np.random.default_rng(model.seed).random((_made_rows(rows), 1 + len(sizes)))
         made = _as_training(mixture.draw({}, {}, uniforms), codec, asked, model.seed, device)
         first = _learn(network, made, model.seed, clock.left(0.5), progress)
         plan = PrivatePlan(
             training.steps, training.sample_rate, sigma, training.learning_rate,
-            expected_batch=training.sample_rate * domain.rows, max_seconds=clock.left(),
+            expected_batch=training.sample_rate * rows, max_seconds=clock.left(),
         )  # fmt: skip
         secret = SecretRandomness(secure=privacy.secure_noise)
         losses = _losses(network, real, secret, asked.free_bits)
