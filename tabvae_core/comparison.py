@@ -180,7 +180,7 @@ def _measured(
     from tabvae_core.evaluation import evaluate
 
     can_tell = memory.reset_peak()
-    model = steps.train(spec, snapshot, progress=progress)
+    model = steps.train(spec, snapshot, charged=False, progress=progress)
     table = steps.sample(spec, snapshot, model, progress=progress)
     peak = memory.peak_mib() if can_tell else None
     proof = steps.proof_of(spec, snapshot, table)

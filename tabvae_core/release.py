@@ -83,6 +83,8 @@ class Manifest(_Document):
     model: ModelRef | None = None
     gates: tuple[GateResult, ...] = ()
     metrics: dict[str, Any] = {}
+    privacy: dict[str, Any] | None = None
+    """What a private training spent (`Budget.record`), and the ledger's line of it."""
     extra: tuple[str, ...] = ()
     """Further files and folders beside the table, such as the report."""
     pointer: Guarantee

@@ -12,7 +12,7 @@ import difflib
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,16 +185,25 @@ def _origin(run_id: str) -> str:
     return run_id.split("-")[0]
 
 
-def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = silent) -> ModelRef:
+def train(spec: RefreshSpec, snapshot: SnapshotRef, *, charged: bool = True, progress: Progress = silent) -> ModelRef:
     """Learn the rows that are not held out.
 
+    Args:
+        spec: The refresh.
+        snapshot: The pinned source.
+        charged: Whether a private training is written into the ledger; not where nothing leaves the workspace.
+        progress: Told of every epoch.
+
     Raises:
-        DataError: The table cannot be learned.
+        BudgetExceeded: The trainings of this source would spend more than `privacy.total_epsilon`.
+        DataError: The table cannot be learned, or the ledger was tampered with.
         SourceChanged: The source is no longer the one that was pinned.
         SpecError: A rule or a given value does not fit the columns.
 
     """
     run = Run(spec, snapshot.run_id)
+    if charged:
+        _reserve(spec, run)
     if (done := run.record("train", ModelRef)) is not None:
         return _skipped("train", done, progress)
     writing = store.storage_errors(run.place("checkpoint"))
@@ -207,15 +216,42 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
         digest = store.file_sha256(str(folder / "weights.safetensors"))
     schema = synthesizer.schema
     store.write_json(run.place("schema.json"), schema.model_dump(mode="json"), run.storage)
+    _settle(spec, run, synthesizer.record, charged=charged)
     reference = ModelRef(
         run_id=run.run_id,
         uri=run.place("model"),
         sha256=digest,
         method=spec.model.method,
-        rows=rows.num_rows,
+        rows=schema.rows if schema.public else rows.num_rows,
         seconds=float(synthesizer.record.get("seconds", 0.0)),
     )
     return run.complete("train", reference)
+
+
+def _reserve(spec: RefreshSpec, run: Run) -> None:
+    """Write into the ledger what a private training may cost, before it begins."""
+    if spec.privacy.epsilon is None:
+        return
+    from tabvae_core.privacy.ledger import Ledger, Mark
+    from tabvae_core.synthesizers import registry
+
+    whole = [one.version for one in release.releases(spec.target) if not one.problem]
+    stated = (release.read_manifest(spec.target, version).privacy for version in whole)
+    marks = [Mark.model_validate(one["ledger"]) for one in stated if one is not None and "ledger" in one]
+    Ledger.of(spec).reserve(run.run_id, spec, registry.find(spec.model.method).planned_loss(spec.privacy), marks)
+
+
+def _settle(spec: RefreshSpec, run: Run, record: Mapping[str, Any], *, charged: bool) -> None:
+    """Keep what a private training has spent, in the ledger and for the release."""
+    spending = record.get("privacy")
+    if spec.privacy.epsilon is None or spending is None:
+        return
+    from tabvae_core.privacy.accounting import Loss
+    from tabvae_core.privacy.ledger import Ledger
+
+    if charged:
+        Ledger.of(spec).settle(run.run_id, spec, Loss.from_json(spending["loss"]))
+    store.write_json(run.place("privacy.json"), spending, run.storage)
 
 
 def learn(
@@ -271,6 +307,8 @@ def check_learnable(spec: RefreshSpec, rows: TableSource, schema: TableSchema, d
     from tabvae_core.conditions import check_classes, class_columns
     from tabvae_core.given import column_codecs
 
+    if schema.public:  # what a private model will know is not found out on the side; sampling says what it lacks
+        return
     codecs = column_codecs(class_columns(spec, schema), rows, schema, spec.privacy)
     check_classes(spec, codecs, schema, spec.sample.rows or drawn)
 
@@ -344,7 +382,7 @@ def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progres
     started = time.monotonic()
     sink = ParquetSink(run.place("table"), schema.arrow, storage=run.storage, rows_per_file=spec.sample.rows_per_file)
     with run.local("model") as bundle, sink:
-        draw(spec, schema, sink, bundle, spec.sample.rows or snapshot.rows, progress=progress)
+        draw(spec, schema, sink, bundle, _rows_to_draw(spec, snapshot, schema), progress=progress)
     reference = TableRef(
         run_id=run.run_id,
         uri=run.place("table"),
@@ -354,6 +392,13 @@ def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progres
         seconds=round(time.monotonic() - started, 3),
     )
     return run.complete("sample", reference)
+
+
+def _rows_to_draw(spec: RefreshSpec, snapshot: SnapshotRef, schema: TableSchema) -> int:
+    """As many as the source has; where that is private, as the noisy count of the rows that were learned says."""
+    if spec.sample.rows is not None:
+        return spec.sample.rows
+    return max(1, round(schema.rows / (1 - spec.gates.holdout))) if schema.public else snapshot.rows
 
 
 def validate(
@@ -388,7 +433,7 @@ def validate(
             drawn,
             schema,
             spec.rules,
-            rows=spec.sample.rows or snapshot.rows,
+            rows=_rows_to_draw(spec, snapshot, schema),
             categories=_categories(codecs),
             formats=_formats(codecs),
             references=references,
@@ -522,6 +567,9 @@ def publish(
 ) -> ReleaseRef:
     """Publish an accepted table; quarantine a refused one, with its report.
 
+    A private table goes without report, figures and fingerprint of the source: they are made of real rows, and nothing
+    pays for them. They stay in the workspace.
+
     Raises:
         GateRefused: A gate refused; the pointer did not move.
         PublishConflict: Another writer moved the pointer first.
@@ -533,17 +581,18 @@ def publish(
     if done is not None and _is_current(spec, done):
         return _skipped("publish", done, progress)
     _raise_if_refused(run)
+    private = spec.privacy.epsilon is not None
+    fields: dict[str, Any] = {"spec": spec.model_dump(mode="json"), "source_fingerprint": "", "model": model}
+    if private:
+        fields["privacy"] = _spending(spec, run)
+    else:
+        fields["source_fingerprint"] = snapshot.fingerprint
+        fields |= {"gates": (*validation.results, *evaluation.results), "metrics": evaluation.metrics}
     company: dict[str, Any] = {
         "target": spec.target,
-        "manifest_fields": {
-            "spec": spec.model_dump(mode="json"),
-            "source_fingerprint": snapshot.fingerprint,
-            "model": model,
-            "gates": (*validation.results, *evaluation.results),
-            "metrics": evaluation.metrics,
-        },
+        "manifest_fields": fields,
         "workspace_storage": run.storage,
-        "extra_files": _beside_the_table(run, validation, evaluation),
+        "extra_files": {} if private else _beside_the_table(run, validation, evaluation),
         "version": _version(spec, run, done),
     }
     if not (validation.passed and evaluation.passed):
@@ -553,6 +602,8 @@ def publish(
     expected = run.read("pointer")
     state = None if expected is None else release.PointerState.model_validate(expected)
     reference = release.publish(table, **company, expected=state)
+    if private:  # it was made of held-out rows, and stays where they may be seen
+        reference = reference.model_copy(update={"report_uri": evaluation.report_uri})
     run.complete("publish", reference)
     run.remove("table")
     progress(ProgressEvent("publish", 1, 1, message=f"version {reference.version}"))
@@ -852,6 +903,13 @@ def _version(spec: RefreshSpec, run: Run, done: ReleaseRef | None) -> str:
     return version
 
 
+def _spending(spec: RefreshSpec, run: Run) -> dict[str, Any]:
+    """What a release says of its privacy: what was spent, and on which line of the ledger it stands."""
+    from tabvae_core.privacy.ledger import Ledger
+
+    return {**(run.read("privacy") or {}), "ledger": Ledger.of(spec).mark(run.run_id).model_dump(mode="json")}
+
+
 def _beside_the_table(run: Run, validation: ValidationRef, evaluation: EvaluationRef) -> dict[str, str]:
     files = {"report.html": evaluation.report_uri, "evaluation.json": run.place("report", "evaluation.json")}
     return files if validation.docs_uri is None else {**files, "docs": validation.docs_uri}
@@ -866,7 +924,7 @@ def _refuse(run: Run, quarantine: str, validation: ValidationRef, evaluation: Ev
         "message": f"{len(failures)} of {len(results)} gates refused: {'; '.join(failures[:3])}{more}",
         "failures": failures,
         "quarantine": quarantine,
-        "hint": f"see {quarantine}/report.html; the last published version stays. Train longer "
+        "hint": f"see {evaluation.report_uri}; the last published version stays. Train longer "
         "(model.epochs), change gates or rules in the spec, or run again with --force",
     }
     store.write_json(run.place("refused.json"), refused, run.storage)

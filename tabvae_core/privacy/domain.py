@@ -246,7 +246,9 @@ def _estimated(column: ColumnSchema, codecs: dict[str, Codec]) -> ColumnSchema:
         total = max(1.0, float(np.maximum(codec.counts, 0).sum()))
         nulls = float(max(codec.counts[-1], 0)) / total if codec.has_null else 0.0
         last = codec.edges[-1] - 1 if codec.scale.whole else codec.edges[-1]
-        low, high = (bound_of(codec.scale.ordinal(end), codec.arrow_type) for end in (codec.edges[0].item(), last.item()))
+        low, high = (
+            bound_of(codec.scale.ordinal(end), codec.arrow_type) for end in (codec.edges[0].item(), last.item())
+        )
         return column.model_copy(
             update={"nulls": nulls, "distinct": len(codec.starts), "minimum": low, "maximum": high}
         )

@@ -18,6 +18,7 @@ from tabvae_core.tables import RowSample, TableSource, as_source
 
 if TYPE_CHECKING:
     from tabvae_core.latent import LatentSpace
+    from tabvae_core.privacy.accounting import Loss
 
 __all__ = ["BLOCK_ROWS", "Synthesizer"]
 
@@ -59,6 +60,11 @@ class Synthesizer(ABC):
         self.privacy = privacy if privacy is not None else PrivacySpec()
         if self.privacy.epsilon is not None and not self.private:
             raise not_private(self.method)
+
+    @classmethod
+    def planned_loss(cls, privacy: PrivacySpec) -> Loss | None:
+        """Most that a training costs, where that is known before it begins; None: its epsilon and delta as they are."""
+        return None
 
     @abstractmethod
     def fit(

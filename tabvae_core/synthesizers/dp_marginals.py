@@ -87,6 +87,12 @@ class DPMarginalsSynthesizer(Synthesizer):
         self._mixture: Mixture | None = None
         self._record: dict[str, Any] = {}
 
+    @classmethod
+    def planned_loss(cls, privacy: PrivacySpec) -> Loss:
+        """All of the budget; see `Synthesizer.planned_loss`."""
+        budget = Budget.of(privacy, _SHARES)
+        return Loss.zcdp(budget.rho, budget.threshold_delta)
+
     def fit(
         self,
         table: pa.Table | TableSource,
@@ -158,9 +164,7 @@ class DPMarginalsSynthesizer(Synthesizer):
         decoded = codec.decode(tokens, np.zeros(tokens.shape, np.float32), rows=rows, seed=seed + 1_000_003 * attempt)
         return with_given(decoded, cells)
 
-    def _allowed(
-        self, cells: Mapping[str, GivenColumn], bounds: Mapping[str, Any]
-    ) -> dict[int, npt.NDArray[np.bool_]]:
+    def _allowed(self, cells: Mapping[str, GivenColumn], bounds: Mapping[str, Any]) -> dict[int, npt.NDArray[np.bool_]]:
         """Tokens that may be drawn: none that is too rare, no null where one is to be filled, none out of bounds."""
         codec, limits = self._fitted, slot_limits(self._fitted, bounds)
         result = {}
@@ -186,9 +190,7 @@ class DPMarginalsSynthesizer(Synthesizer):
         weights = {"weights": mixture.weights, "shares": mixture.shares}
         network = {"sizes": list(mixture.sizes)}
         write_bundle(
-            Bundle(
-                self.method, self.schema, codec.states(), self.model, self.privacy, network, self._record, weights
-            ),
+            Bundle(self.method, self.schema, codec.states(), self.model, self.privacy, network, self._record, weights),
             folder,
         )
 
@@ -202,7 +204,10 @@ class DPMarginalsSynthesizer(Synthesizer):
             self._codec = TableCodec.restore(bundle.schema, bundle.codecs)
             sizes = tuple(int(size) for size in bundle.network["sizes"])
             weights, shares = (np.asarray(bundle.weights[name], np.float64) for name in ("weights", "shares"))
-            if sizes != tuple(slot.n_tokens for slot in self._codec.slots) or shares.shape != (len(weights), sum(sizes)):
+            if sizes != tuple(slot.n_tokens for slot in self._codec.slots) or shares.shape != (
+                len(weights),
+                sum(sizes),
+            ):
                 raise ValueError("of another shape")
             self._mixture = Mixture(sizes, weights, shares)
         return self

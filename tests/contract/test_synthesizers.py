@@ -48,7 +48,10 @@ def table() -> pa.Table:
 @pytest.fixture(scope="module", params=METHODS)
 def fitted(request: pytest.FixtureRequest, table: pa.Table) -> Synthesizer:
     method = request.param
-    model, privacy = ModelSpec(method=method, epochs=3, seed=5, device="cpu", options=options_of(method)), privacy_of(method)
+    model, privacy = (
+        ModelSpec(method=method, epochs=3, seed=5, device="cpu", options=options_of(method)),
+        privacy_of(method),
+    )
     schema = infer_schema(as_source(table), overrides=declared(method), privacy=privacy)
     return create(method, model, privacy).fit(table, schema)
 
