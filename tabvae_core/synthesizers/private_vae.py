@@ -11,6 +11,7 @@ rates follow from the spec, the codec and the noisy number of rows. See docs/dec
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,9 +43,9 @@ __all__ = ["Asked", "Learned", "PrivateTraining", "learn_privately", "private_tr
 
 _STEPS = "steps"
 """Share of the budget that DP-SGD uses: what the others leave, so it has no number."""
-_SHARES = {BOUNDS: 0.05, DOMAINS: 0.1} | {name: 0.45 * part for name, part in MIXTURE_SHARES.items()}
+_SHARES = {BOUNDS: 0.05, DOMAINS: 0.1} | {name: 0.25 * part for name, part in MIXTURE_SHARES.items()}
 _WIDTH, _HIDDEN, _DEPTH = 128, 64, 1
-_MADE_ROWS, _LEAST_MADE_ROWS, _MADE_EPOCHS, _MADE_BATCH, _MADE_RATE = 50_000, 10_000, 3, 256, 4e-3
+_MADE_ROWS, _LEAST_MADE_ROWS, _MADE_STEPS, _MADE_BATCH, _MADE_RATE = 50_000, 10_000, 500, 256, 4e-3
 _SAMPLE_RATE, _MOST_BATCH, _PASSES = 0.1, 8_192, 8.0
 _RATE = 8e-3
 _PRIOR_ROWS = 20_000
@@ -213,7 +214,8 @@ def _learn(
     network: PrivateVAE, made: TrainingRows, seed: int, max_seconds: float | None, progress: Progress
 ) -> TrainingRecord:
     """Train on made-up rows, as on real ones by default."""
-    plan = TrainingPlan(_MADE_EPOCHS, _MADE_BATCH, _MADE_RATE, seed=seed, max_seconds=max_seconds)
+    epochs = math.ceil(_MADE_STEPS * _MADE_BATCH / made.n_train)
+    plan = TrainingPlan(epochs, _MADE_BATCH, _MADE_RATE, seed=seed, max_seconds=max_seconds)
     return train(network, made.loss, made.validation_loss, made.n_train, plan, progress=progress)
 
 
