@@ -259,8 +259,8 @@ def _protection(privacy: Mapping[str, Any], record: Mapping[str, Any]) -> list[s
         return [
             "## Differential privacy",
             "",
-            f"All that it holds of the rows satisfies epsilon {spent['spent_epsilon']:.4g} at delta {spent['delta']:g}: "
-            f"{spent['neighbours']}. Accounting: {spent['accounting']}.",
+            f"What it holds of the rows satisfies epsilon {spent['spent_epsilon']:.4g} at delta {spent['delta']:g}, "
+            f"for {spent['neighbours']}. Accounting: {spent['accounting']}.",
             "",
             "| share | mechanism | rho |",
             "|---|---|---|",

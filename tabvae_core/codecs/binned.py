@@ -77,8 +77,9 @@ class Scale:
 
     def cells(self, numbers: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> pa.Array:
         """Numbers as cells of exactly the type."""
-        ordinals = numbers if self._factor is None else numbers / self._factor
-        ordinals = ordinals ^ _INT64.min if self._unsigned else ordinals
+        ordinals = numbers if self._factor is None else np.asarray(numbers / self._factor)
+        if self._unsigned:
+            ordinals = numbers ^ _INT64.min
         return restore_type(from_ordinal(ordinals, valid, base_type(self.arrow_type)), self.arrow_type)
 
 
@@ -130,7 +131,7 @@ class BinnedCodec(Codec):
             empty = np.zeros((len(valid), 0), np.float32)
             return Encoded(empty.astype(np.int32), empty, empty)
         tokens = np.clip(np.searchsorted(self.bins, numbers, side="right") - 1, 0, len(self.starts) - 1)
-        tokens = np.where(valid, tokens, self.null_token if self.has_null else int(np.argmax(self.counts)))
+        tokens = np.where(valid, tokens, len(self.starts) if self.has_null else int(np.argmax(self.counts)))
         zeros = np.zeros((len(tokens), 1), np.float32)
         return Encoded(tokens.astype(np.int32)[:, None], zeros, zeros)
 

@@ -10,10 +10,8 @@ component is, and the others follow from it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +45,7 @@ class Measured:
     single: Floats
     pairs: dict[Pair, Floats]
     single_sigma: float
-    pair_sigma: float = math.inf
+    pair_sigma: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,8 @@ def _choose(weights: Floats, uniforms: Floats) -> Tokens:
     """One of k by weight, for each of n rows: shapes (n, k) and (n,)."""
     reach = np.cumsum(weights, axis=1)
     chosen = (reach <= uniforms[:, None] * reach[:, -1:]).sum(axis=1)
-    return np.minimum(chosen, weights.shape[1] - 1).astype(np.int32)
+    result: Tokens = np.minimum(chosen, weights.shape[1] - 1).astype(np.int32)
+    return result
 
 
 def pair_counts(tokens: Tokens, i: int, j: int, sizes: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -175,7 +174,8 @@ def fit_mixture(
 
 
 def _softmax(logits: Tensor, sizes: Iterable[int]) -> Tensor:
-    return torch.cat([torch.softmax(part, dim=1) for part in logits.split(list(sizes), dim=1)], dim=1)
+    parts = torch.split(logits, list(sizes), dim=1)
+    return torch.cat([torch.softmax(part, dim=1) for part in parts], dim=1)
 
 
 def _targets(sizes: tuple[int, ...], measured: Measured) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,8 +9,8 @@ curves of mechanisms that run one after the other add up, whatever the later one
     exponential mechanism with parameter e         a e^2 / 8                   Cesar & Rogers, 2021
     Gaussian noise on Poisson samples (DP-SGD)     given by its own accountant Mironov, Talwar & Zhang, 2019
 
-A curve of the form rho * a is zero-concentrated differential privacy (zCDP). A curve becomes (epsilon, delta) at its best
-order by the conversion of Canonne, Kamath & Steinke (2020, proposition 12), the tightest that is known for all curves.
+A curve of the form rho * a is zero-concentrated differential privacy (zCDP). A curve becomes (epsilon, delta) at its
+best order by the conversion of Canonne, Kamath & Steinke (2020, proposition 12).
 
 Neighbouring tables differ in one row, which is there or not, and one row is one individual. Other rows keep their
 places, so which rows are held out is the same for both. The number of rows is not public.
@@ -207,7 +207,7 @@ class Budget:
             )
         if (epsilon := (self.loss + loss).epsilon(self.delta)) > self.epsilon * _SLACK:
             raise BudgetExceeded(
-                f"privacy budget: with {mechanism}, epsilon would be {epsilon:.4g}, and {self.epsilon:g} is all there is"
+                f"privacy budget: with {mechanism}, epsilon would be {epsilon:.4g}, more than {self.epsilon:g}"
             )
         self.spent.append(Spending(share, mechanism, loss, details))
 

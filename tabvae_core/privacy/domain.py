@@ -139,9 +139,8 @@ def private_domain(
     arrow = schema.arrow
     codecs = []
     for name in schema.names:
-        finder = finders[name]
-        column, kind = schema.column(name), arrow.field(name).type
-        codecs.append(_public_codec(column, kind, schema) if finder is None else finder.codec(rows, most))
+        own, column = finders[name], schema.column(name)
+        codecs.append(_public_codec(column, arrow.field(name).type, schema) if own is None else own.codec(rows, most))
     columns = [_estimated(column, dict(zip(schema.names, codecs, strict=True))) for column in schema.columns]
     known = schema.model_copy(update={"columns": tuple(columns), "rows": round(rows)})
     return PrivateDomain(TableCodec(known, tuple(codecs)), rows)
@@ -195,7 +194,7 @@ def on_simplex(counts: Floats, total: float) -> Floats:
     descending = np.sort(counts)[::-1]
     excess = (np.cumsum(descending) - total) / np.arange(1, len(counts) + 1)
     last = int(np.flatnonzero(descending - excess > 0)[-1]) if total > 0 else 0
-    return np.maximum(counts - excess[last], 0.0)
+    return np.asarray(np.maximum(counts - excess[last], 0.0), dtype=np.float64)
 
 
 # ---------------------------------------------------------------- columns that need no row
@@ -403,10 +402,9 @@ class _Numbers(_Finder):
     def _refined(self, share: float) -> npt.NDArray[Any]:
         """Edges with those of the split pieces."""
         heavy = self._mass > max(_HEAVY * self._sigma, share / 2)
-        edges = [self._edges]
-        for k in np.flatnonzero(heavy):
-            edges.append(_split(self._edges[k].item(), self._edges[k + 1].item(), _CHILDREN, self._scale))
-        return np.unique(np.concatenate(edges))
+        pieces = [(self._edges[k].item(), self._edges[k + 1].item()) for k in np.flatnonzero(heavy)]
+        split = [_split(low, high, _CHILDREN, self._scale) for low, high in pieces]
+        return np.unique(np.concatenate([self._edges, *split]))
 
     def codec(self, rows: float, most: int) -> Codec:
         """Bins of about equal mass; a piece that is as heavy as a bin is one."""
@@ -426,7 +424,7 @@ class _Numbers(_Finder):
 
 
 def _quiet(mass: Floats, sigma: float) -> int:
-    """Pieces from the first on that hold nothing: where the sums of them last were lowest before they left the noise."""
+    """Pieces from the first on that hold nothing: up to where their sums were lowest before they left the noise."""
     sums = np.concatenate([[0.0], np.cumsum(mass)])
     loud = np.flatnonzero(sums > _TAIL * sigma * np.sqrt(np.arange(len(sums))))
     return int(np.argmin(sums[: loud[0]])) if len(loud) else len(mass)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -158,7 +158,7 @@ class Ledger:
             f"{store.safe_uri(self.uri)} has no line of run {run_id}", hint="restore the ledger from a backup"
         )
 
-    def _append(self, make: Any, marks: Iterable[Mark]) -> None:
+    def _append(self, make: Callable[[Sequence[Entry]], dict[str, Any] | None], marks: Iterable[Mark]) -> None:
         for attempt in range(_TRIES):
             lines, etag = self._read(marks)
             fields = make([entry for entry, _ in lines])
@@ -249,7 +249,7 @@ def _check_total(before: Sequence[Entry], asked: Sequence[Entry], privacy: Priva
         )
 
 
-def _fields(event: str, run_id: str, spec: RefreshSpec, loss: Loss | None) -> Mapping[str, Any]:
+def _fields(event: str, run_id: str, spec: RefreshSpec, loss: Loss | None) -> dict[str, Any]:
     return {
         "event": event,
         "run_id": run_id,

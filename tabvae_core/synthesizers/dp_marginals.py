@@ -242,10 +242,11 @@ def learn_mixture(
     """
     if not sizes:
         return Mixture((), np.ones(1), np.zeros((1, 0))), 0
-    measured = _singles(tokens, rows, sizes, budget, noise)
     candidates = list(combinations(range(len(sizes)), 2))
     wanted = min(pairs or min(_MOST_ROUNDS, round(_ROUNDS_PER_COLUMN * len(sizes))), len(candidates))
     epsilon, sigma = _pair_costs(wanted, budget)
+    single, single_sigma = _singles(tokens, rows, sizes, budget, noise)
+    measured = Measured(single, {}, single_sigma / rows, sigma / rows)
     mixture: Mixture | None = None
     while True:
         done = len(measured.pairs) == wanted
@@ -266,8 +267,8 @@ def _slot_names(codec: TableCodec) -> list[str]:
     return [codec.schema.names[column] for column in codec.columns]
 
 
-def _singles(tokens: IntArray, rows: float, sizes: tuple[int, ...], budget: Budget, noise: Noise) -> Measured:
-    """Measure the counts of each column."""
+def _singles(tokens: IntArray, rows: float, sizes: tuple[int, ...], budget: Budget, noise: Noise) -> tuple[Floats, float]:
+    """Measure the shares of each column's tokens, side by side, and say how noisy their counts are."""
     rho = budget.left("counts")
     sigma = math.sqrt(len(sizes) / (2 * rho))
     budget.spend(
@@ -277,7 +278,7 @@ def _singles(tokens: IntArray, rows: float, sizes: tuple[int, ...], budget: Budg
         on_simplex(noise.gaussian(np.bincount(tokens[:, j], minlength=size), sigma) / rows, 1.0)
         for j, size in enumerate(sizes)
     ]
-    return Measured(np.concatenate(single), {}, sigma / rows)
+    return np.concatenate(single), sigma
 
 
 def _pair_costs(wanted: int, budget: Budget) -> tuple[float, float]:
