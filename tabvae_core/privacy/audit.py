@@ -79,8 +79,8 @@ class Audit:
     def of(cls, attack: Scores, epsilon: float, delta: float, confidence: float = 0.95) -> Audit:
         """Bound epsilon from the scores of an attack, and put it beside the claim; the bounds share the risk."""
         each = (1 + confidence) / 2
-        bounds = (bound(attack, delta, each) for bound in (one_run_bound, gaussian_bound))
-        return cls(epsilon, delta, *bounds, confidence, len(attack.scores))
+        one_run, gaussian = one_run_bound(attack, delta, each), gaussian_bound(attack, delta, each)
+        return cls(epsilon, delta, one_run, gaussian, confidence, len(attack.scores))
 
     @property
     def refuted(self) -> bool:

@@ -219,8 +219,17 @@ def number_bins(rows: float, rho: float) -> int:
 
 
 def learn_mixture(
-    tokens: IntArray, sizes: tuple[int, ...], rows: float, budget: Budget, noise: Noise, *,
-    components: int = _COMPONENTS, pairs: int = 0, steps: int = _STEPS, seed: int = 0, progress: Progress = silent,
+    tokens: IntArray,
+    sizes: tuple[int, ...],
+    rows: float,
+    budget: Budget,
+    noise: Noise,
+    *,
+    components: int = _COMPONENTS,
+    pairs: int = 0,
+    steps: int = _STEPS,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> tuple[Mixture, int]:
     """Measure, choose and fit in turn, at the cost of the shares of `MIXTURE_SHARES`; all pairs get as much of them.
 
@@ -267,7 +276,9 @@ def _slot_names(codec: TableCodec) -> list[str]:
     return [codec.schema.names[column] for column in codec.columns]
 
 
-def _singles(tokens: IntArray, rows: float, sizes: tuple[int, ...], budget: Budget, noise: Noise) -> tuple[Floats, float]:
+def _singles(
+    tokens: IntArray, rows: float, sizes: tuple[int, ...], budget: Budget, noise: Noise
+) -> tuple[Floats, float]:
     """Measure the shares of each column's tokens, side by side, and say how noisy their counts are."""
     rho = budget.left("counts")
     sigma = math.sqrt(len(sizes) / (2 * rho))

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,19 @@ _RATE = 8e-3
 _PRIOR_ROWS = 20_000
 
 
-class Asked(Protocol):
-    """Options of `vae` that matter here; 0 or less: the defaults above."""
+@dataclass(frozen=True)
+class Asked:
+    """Options of `vae` that matter here; 0 or less: the defaults above.
+
+    Args:
+        width: Width of the network's running sum.
+        hidden: Width of each slot's layers.
+        depth: Layers of each slot after the first.
+        latent: Dimensions of z.
+        free_bits: Nats a latent dimension of a row is given for nothing.
+        given_rows: Share of the made-up rows of which some columns are given.
+
+    """
 
     width: int
     hidden: int
@@ -221,13 +232,13 @@ def _learn(
 
 def _private_rows(
     source: TableSource, codec: TableCodec, share: float, seed: int, progress: Progress
-) -> npt.NDArray[np.int16]:
+) -> npt.NDArray[np.int32]:
     """Tokens (n, slots) of the rows that are learned: whether a row is, depends on no other row."""
     parts, first = [], 0
     for batch, encoded in codec.encode_batches(source, progress=progress):
         numbers = np.arange(first, first + batch.num_rows, dtype=np.uint64)
         kept = row_hash(numbers, seed) / 2.0**64 < share
-        parts.append(encoded.tokens[kept].astype(np.int16))
+        parts.append(encoded.tokens[kept])
         first += batch.num_rows
     return np.concatenate(parts)
 
@@ -244,7 +255,7 @@ def _network(codec: TableCodec, asked: Asked, seed: int) -> PrivateVAE:
 
 
 def _losses(
-    network: PrivateVAE, rows: npt.NDArray[np.int16], secret: SecretRandomness, free_bits: float
+    network: PrivateVAE, rows: npt.NDArray[np.int32], secret: SecretRandomness, free_bits: float
 ) -> Callable[[Tensor], Tensor]:
     """Losses of real rows by their numbers.
 

@@ -213,9 +213,10 @@ class VAESynthesizer(Synthesizer):
         return records, [rows.rate for rows in data]
 
     def _learn_privately(self, source: TableSource, schema: TableSchema, progress: Progress) -> Self:
-        from tabvae_core.synthesizers.private_vae import learn_privately
+        from tabvae_core.synthesizers.private_vae import Asked, learn_privately
 
-        learned = learn_privately(source, schema, self.model, self.privacy, self._options, progress)
+        asked = Asked(**{field.name: getattr(self._options, field.name) for field in dataclasses.fields(Asked)})
+        learned = learn_privately(source, schema, self.model, self.privacy, asked, progress)
         self._schema, self._codec, self._record = learned.codec.schema, learned.codec, learned.record
         if learned.network is not None and learned.prior is not None:
             self._networks, self._priors = [learned.network], [learned.prior]
