@@ -34,9 +34,9 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
 from tabvae_core.synthesizers.options import option, read_options
-from tabvae_core.tables import TableSource
+from tabvae_core.tables import TableSource, row_hash
 
-__all__ = ["MIXTURE_SHARES", "DPMarginalsSynthesizer", "learn_mixture", "number_bins"]
+__all__ = ["MIXTURE_SHARES", "DPMarginalsSynthesizer", "learn_mixture", "learned_rows", "number_bins"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -103,13 +103,13 @@ class DPMarginalsSynthesizer(Synthesizer):
     ) -> Self:
         """Learn a table; see `Synthesizer.fit`."""
         started = time.monotonic()
-        source, schema, chosen = self._learnable(table, schema, progress)
+        source, schema, _ = self._learnable(table, schema, progress)
         budget = Budget.of(self.privacy, _SHARES)
         noise = self._noise or Noise(secure=self.privacy.secure_noise)
         domain = private_domain(source, schema, budget, noise, bins=number_bins, progress=progress)
         self._codec = codec = domain.codec
-        tokens = codec.encode_source(chosen, progress=progress).tokens
         rows = min(domain.rows, float(self.model.max_rows))
+        tokens = learned_rows(source, codec, rows / domain.rows, self.model.seed, progress)
         sizes, options = tuple(slot.n_tokens for slot in codec.slots), self._options
         self._mixture, pairs = learn_mixture(
             tokens, sizes, rows, budget, noise, components=options.components, pairs=options.pairs,
@@ -216,6 +216,19 @@ class DPMarginalsSynthesizer(Synthesizer):
 def number_bins(rows: float, rho: float) -> int:
     """Bins of a number: the more rows and budget, the more, so that counts of pairs stand out of the noise."""
     return int(np.clip(round((rows * math.sqrt(rho)) ** (1 / 3)), _LEAST_BINS, _MOST_BINS))
+
+
+def learned_rows(source: TableSource, codec: TableCodec, share: float, seed: int, progress: Progress) -> IntArray:
+    """Tokens (n, slots) of a share of the rows: whether one is among them depends on no other and not on their number.
+
+    A fixed number of rows would not do: where one leaves the table another one is let in, and two are not the same.
+    """
+    parts, first = [np.zeros((0, len(codec.slots)), np.int32)], 0
+    for batch, encoded in codec.encode_batches(source, progress=progress):
+        numbers = np.arange(first, first + batch.num_rows, dtype=np.uint64)
+        parts.append(encoded.tokens[row_hash(numbers, seed) / 2.0**64 < share])
+        first += batch.num_rows
+    return np.concatenate(parts)
 
 
 def learn_mixture(

@@ -33,10 +33,10 @@ from tabvae_core.privacy.noise import Noise
 from tabvae_core.progress import Progress
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
-from tabvae_core.synthesizers.dp_marginals import MIXTURE_SHARES, learn_mixture, number_bins
+from tabvae_core.synthesizers.dp_marginals import MIXTURE_SHARES, learn_mixture, learned_rows, number_bins
 from tabvae_core.synthesizers.options import choose_device
 from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows
-from tabvae_core.tables import TableSource, row_hash
+from tabvae_core.tables import TableSource
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
 __all__ = ["Asked", "Learned", "PrivateTraining", "learn_privately", "private_training"]
@@ -144,7 +144,7 @@ def learn_privately(
         rows = min(domain.rows, float(model.max_rows))
         training = private_training(rows, model)
         sigma = _pay(budget, training)
-        real = _private_rows(source, codec, rows / domain.rows, model.seed, progress)
+        real = learned_rows(source, codec, rows / domain.rows, model.seed, progress)
         sizes = tuple(slot.n_tokens for slot in codec.slots)
         mixture, _ = learn_mixture(real, sizes, rows, budget, noise, seed=model.seed, progress=progress)
         network = _network(codec, asked, model.seed).to(device)
@@ -228,19 +228,6 @@ def _learn(
     epochs = math.ceil(_MADE_STEPS * _MADE_BATCH / made.n_train)
     plan = TrainingPlan(epochs, _MADE_BATCH, _MADE_RATE, seed=seed, max_seconds=max_seconds)
     return train(network, made.loss, made.validation_loss, made.n_train, plan, progress=progress)
-
-
-def _private_rows(
-    source: TableSource, codec: TableCodec, share: float, seed: int, progress: Progress
-) -> npt.NDArray[np.int32]:
-    """Tokens (n, slots) of the rows that are learned: whether a row is, depends on no other row."""
-    parts, first = [], 0
-    for batch, encoded in codec.encode_batches(source, progress=progress):
-        numbers = np.arange(first, first + batch.num_rows, dtype=np.uint64)
-        kept = row_hash(numbers, seed) / 2.0**64 < share
-        parts.append(encoded.tokens[kept])
-        first += batch.num_rows
-    return np.concatenate(parts)
 
 
 def _network(codec: TableCodec, asked: Asked, seed: int) -> PrivateVAE:

@@ -15,10 +15,15 @@ from tabvae_core.errors import SpecError
 from tabvae_core.inference import infer_schema
 from tabvae_core.models.private_vae import PrivateVAE
 from tabvae_core.models.vae import Cells, Layout, NetworkSize
+from tabvae_core.privacy.accounting import Budget
+from tabvae_core.privacy.domain import private_domain
 from tabvae_core.privacy.dpsgd import PrivatePlan, SecretRandomness, sampled_gaussian, train_privately
+from tabvae_core.privacy.noise import Noise
 from tabvae_core.privacy.row_gradients import RowGradients
+from tabvae_core.progress import silent
 from tabvae_core.spec import ColumnOverride, Kind, ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import Synthesizer
+from tabvae_core.synthesizers.dp_marginals import learned_rows
 from tabvae_core.synthesizers.private_vae import private_training
 from tabvae_core.synthesizers.registry import create, load_bundle
 from tabvae_core.tables import as_source
@@ -208,3 +213,18 @@ class TestSynthesizer:
     def test_options_that_mean_nothing_here_are_refused(self, option: str) -> None:
         with pytest.raises(SpecError, match=rf"options\.{option} .* privacy\.epsilon"):
             create("vae", ModelSpec(options={option: 0.5}), PRIVATE)
+
+
+def test_a_row_more_changes_no_other_choice_of_rows() -> None:
+    whole = people(501).select(["age"])
+    schema = infer_schema(as_source(whole), privacy=PRIVATE)
+    codec = private_domain(
+        as_source(whole),
+        schema,
+        Budget.of(PRIVATE, {"bounds": 0.5, "domains": 0.5}),
+        Noise(rng=np.random.default_rng(0)),
+    ).codec
+    with_it, without = (learned_rows(as_source(table), codec, 0.4, 7, silent) for table in (whole, whole.slice(0, 500)))
+    assert 150 < len(without) < 250
+    assert with_it[: len(without)].tolist() == without.tolist()
+    assert len(with_it) - len(without) in (0, 1)
