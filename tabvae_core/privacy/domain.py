@@ -65,7 +65,7 @@ BOUNDS, DOMAINS = "bounds", "domains"
 
 _ROUNDS = 3
 """Rounds of splitting after the first histogram."""
-_PIECES, _CHILDREN = 64, 32
+_PIECES, _CHILDREN = 64, 64
 """Pieces of the first histogram between declared bounds, and of a piece that is split."""
 _BINS = 32
 _HEAVY, _LIKELY, _TAIL = 4.0, 3.0, 3.5
@@ -424,10 +424,12 @@ class _Numbers(_Finder):
 
 
 def _quiet(mass: Floats, sigma: float) -> int:
-    """Pieces from the first on that hold nothing: up to where their sums were lowest before they left the noise."""
+    """Pieces from the first on that hold nothing but noise: once their sums leave it, up to where that began."""
+    number = np.arange(len(mass) + 1)
     sums = np.concatenate([[0.0], np.cumsum(mass)])
-    loud = np.flatnonzero(sums > _TAIL * sigma * np.sqrt(np.arange(len(sums))))
-    return int(np.argmin(sums[: loud[0]])) if len(loud) else len(mass)
+    loud = np.flatnonzero(sums > _TAIL * sigma * np.sqrt(number))
+    # Noise sums up to anything; less half a deviation a piece it falls, and turns where the mass begins.
+    return int(np.argmin((sums - 0.5 * sigma * number)[: loud[0]])) if len(loud) else len(mass)
 
 
 def _bins(mass: Floats, most: int) -> npt.NDArray[np.int64]:
