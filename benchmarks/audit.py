@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Callable
@@ -36,12 +37,16 @@ _ABOUT = (
 )
 
 
+@functools.cache
+def _asked(epsilon: float) -> float:
+    """Noise that the accountant asks for."""
+    budget = Budget(epsilon, DELTA, {})
+    return budget.calibrated(lambda s: sampled_gaussian(s, _PLAN.sample_rate, _PLAN.steps), least=0.2, most=1e3)
+
+
 def training(epsilon: float, canaries: int, share: float, seed: int) -> Audit:
     """DP-SGD with a share of the noise that it needs."""
-    rng = np.random.default_rng(seed)
-    budget = Budget(epsilon, DELTA, {})
-    sigma = budget.calibrated(lambda s: sampled_gaussian(s, _PLAN.sample_rate, _PLAN.steps), least=0.2, most=1e3)
-    plan = dataclasses.replace(_PLAN, noise=share * sigma)
+    rng, plan = np.random.default_rng(seed), dataclasses.replace(_PLAN, noise=share * _asked(epsilon))
     return Audit.of(attack_training(canaries, plan, SecretRandomness(), rng), epsilon, DELTA)
 
 
