@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -185,7 +186,7 @@ def train_privately(
         sums = [torch.zeros_like(p) for p in parameters]
         rows = randomness.sample(n_rows, plan.sample_rate)
         for some in torch.split(rows, plan.most_rows) if len(rows) else ():
-            parts, _ = gradients.clipped_sum(lambda some=some: losses(some), plan.clip)  # type: ignore[misc]
+            parts, _ = gradients.clipped_sum(partial(losses, some), plan.clip)
             torch._foreach_add_(sums, parts)
         for total in sums:
             total /= plan.clip
