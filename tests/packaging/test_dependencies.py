@@ -58,7 +58,7 @@ def test_every_import_of_tasks_and_flows_is_declared() -> None:
 
 
 def test_every_import_of_the_tests_is_declared() -> None:
-    declared = names([*PROJECT["dependencies"], *EXTRAS["prefect"], *EXTRAS["dev"]])
+    declared = names([*PROJECT["dependencies"], *EXTRAS["prefect"], *EXTRAS["dev"], *EXTRAS["dp"]])
     helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")}
     assert undeclared([ROOT / "tests"], declared | {canonical(name) for name in helpers}) == []
 

@@ -65,7 +65,6 @@ def audited_training(epsilon: float, broken: float, seed: int, canaries: int = C
 
 class TestAudits:
     def test_training_keeps_its_claim_and_half_the_noise_does_not(self) -> None:
-        pytest.importorskip("opacus")
         honest, broken = (audited_training(1.0, share, seed=1) for share in (1.0, 0.5))
         assert not honest.refuted
         assert honest.gaussian > 0.5
@@ -91,7 +90,6 @@ class TestAudits:
 @pytest.mark.parametrize("epsilon", [1.0, 3.0, 10.0])
 def test_power_of_the_audit(epsilon: float) -> None:
     """Twenty audits each, minutes: `pytest -m slow tests/unit/test_privacy_audit.py`."""
-    pytest.importorskip("opacus")
     honest = [audited_training(epsilon, 1.0, seed, canaries=50_000) for seed in range(20)]
     broken = [audited_training(epsilon, 0.5, seed, canaries=50_000) for seed in range(20)]
     # With 95 % confidence, about one of twenty may be refuted wrongly; RDP's slack makes it fewer.

@@ -115,7 +115,6 @@ class TestTraining:
         assert (done.steps, done.stopped) == (1, "max_seconds")
 
     def test_cost_is_what_opacus_says(self) -> None:
-        pytest.importorskip("opacus")
         from opacus.accountants import RDPAccountant
 
         for noise, rate, steps in ((4.0, 0.1, 60), (0.9, 0.1, 60), (1.1, 0.01, 1000)):
@@ -150,7 +149,6 @@ def table() -> pa.Table:
 
 @pytest.fixture(scope="module")
 def fitted(table: pa.Table) -> Synthesizer:
-    pytest.importorskip("opacus")
     return create("vae", ModelSpec(epochs=1, seed=3, device="cpu"), PRIVATE).fit(table)
 
 
