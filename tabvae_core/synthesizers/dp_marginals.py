@@ -243,7 +243,9 @@ def _slot_names(codec: TableCodec) -> list[str]:
     return [codec.schema.names[column] for column in codec.columns]
 
 
-def _singles(tokens: IntArray, rows: float, sizes: tuple[int, ...], budget: Budget, noise: Noise) -> tuple[Floats, float]:
+def _singles(
+    tokens: IntArray, rows: float, sizes: tuple[int, ...], budget: Budget, noise: Noise
+) -> tuple[Floats, float]:
     """Measure the shares of each column's tokens, side by side, and say how noisy their counts are."""
     rho = budget.left("counts")
     sigma = math.sqrt(len(sizes) / (2 * rho))
