@@ -60,7 +60,7 @@ def test_a_fit_comes_near_what_was_measured() -> None:
     sizes = (4, 4, 3)
     single = np.concatenate([np.bincount(tokens[:, j], minlength=size) / 5000 for j, size in enumerate(sizes)])
     pairs = {(0, 1): pair_counts(tokens, 0, 1, sizes) / 5000, (1, 2): pair_counts(tokens, 1, 2, sizes) / 5000}
-    mixture = fit_mixture(sizes, Measured(single, pairs, 1e-3, 1e-3), components=30, steps=300, seed=0)
+    mixture = fit_mixture(sizes, Measured(single, pairs, 1e-3, 1e-3), components=30, steps=1500, seed=0)
     for pair, shares in pairs.items():
         assert np.abs(mixture.pair(*pair) - shares).sum() < 0.03
 

@@ -123,7 +123,7 @@ def test_a_writer_that_died_before_the_head_is_no_tampering(tmp_path: Path) -> N
     head.write_text(before)
     assert len(ledger.entries()) == 7
     head.write_text("{}")
-    with pytest.raises(DataError, match="head.json is damaged"):
+    with pytest.raises(DataError, match=r"head\.json is damaged"):
         ledger.entries()
 
 
