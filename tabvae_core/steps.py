@@ -235,6 +235,7 @@ def _reserve(spec: RefreshSpec, run: Run) -> None:
     from tabvae_core.privacy.ledger import Ledger, Mark
     from tabvae_core.synthesizers import registry
 
+    check_method(spec)
     whole = [one.version for one in release.releases(spec.target) if not one.problem]
     stated = (release.read_manifest(spec.target, version).privacy for version in whole)
     marks = [Mark.model_validate(one["ledger"]) for one in stated if one is not None and "ledger" in one]
@@ -597,7 +598,9 @@ def publish(
     }
     if not (validation.passed and evaluation.passed):
         progress(ProgressEvent("publish", 0, message="refused, to quarantine"))
-        _refuse(run, release.quarantine(table, **company), validation, evaluation)
+        quarantine = release.quarantine(table, **company)
+        report = evaluation.report_uri if private else f"{quarantine}/report.html"
+        _refuse(run, quarantine, report, validation, evaluation)
     progress(ProgressEvent("publish", 0, message=f"to {store.safe_uri(spec.target.uri)}"))
     expected = run.read("pointer")
     state = None if expected is None else release.PointerState.model_validate(expected)
@@ -773,7 +776,8 @@ def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
 
 def decisions(schema: TableSchema) -> list[str]:
     """Say what is done with columns that are not learned: text, nested values, identifiers."""
-    return [f"column {c.name} ({c.kind.value}): {_decision(c)}" for c in schema.columns if c.kind in _NOT_LEARNED]
+    columns = [column for column in schema.columns if column.kind in _NOT_LEARNED]
+    return [f"column {c.name} ({c.kind.value}): {_decision(c, public=schema.public)}" for c in columns]
 
 
 _PARTS: tuple[Part, ...] = ("train", "holdout")
@@ -786,9 +790,9 @@ _DECISIONS = {
 }
 
 
-def _decision(column: ColumnSchema) -> str:
+def _decision(column: ColumnSchema, *, public: bool) -> str:
     if column.kind is Kind.IDENTIFIER:
-        return "made anew in the same format, unique"
+        return "made anew in a format of our own, unique" if public else "made anew in the same format, unique"
     return _DECISIONS.get(column.unlearnable or "", "not learned")
 
 
@@ -915,7 +919,7 @@ def _beside_the_table(run: Run, validation: ValidationRef, evaluation: Evaluatio
     return files if validation.docs_uri is None else {**files, "docs": validation.docs_uri}
 
 
-def _refuse(run: Run, quarantine: str, validation: ValidationRef, evaluation: EvaluationRef) -> NoReturn:
+def _refuse(run: Run, quarantine: str, report: str, validation: ValidationRef, evaluation: EvaluationRef) -> NoReturn:
     """Record a refusal, so that the next run of the same spec says the same at once, and raise it."""
     results = (*validation.results, *evaluation.results)
     failures = [_failure(result) for result in results if not result.passed]
@@ -924,7 +928,7 @@ def _refuse(run: Run, quarantine: str, validation: ValidationRef, evaluation: Ev
         "message": f"{len(failures)} of {len(results)} gates refused: {'; '.join(failures[:3])}{more}",
         "failures": failures,
         "quarantine": quarantine,
-        "hint": f"see {evaluation.report_uri}; the last published version stays. Train longer "
+        "hint": f"see {report}; the last published version stays. Train longer "
         "(model.epochs), change gates or rules in the spec, or run again with --force",
     }
     store.write_json(run.place("refused.json"), refused, run.storage)

@@ -25,7 +25,7 @@ Tokens = npt.NDArray[np.int32]
 Pair = tuple[int, int]
 
 _LEAST = 1e-9
-_RATE = 0.2
+_RATE = 0.05
 _SPREAD = 1.0
 """Standard deviation of the components' first log odds around the columns' own shares."""
 

@@ -25,9 +25,7 @@ MIXTURE = Mixture((2, 3), np.array([0.25, 0.75]), np.array([[0.9, 0.1, 1.0, 0.0,
 def fitted(table: pa.Table, epsilon: float, seed: int = 0) -> DPMarginalsSynthesizer:
     model = ModelSpec(method="dp_marginals", options={"components": 60, "steps": 30})
     privacy = PrivacySpec(epsilon=epsilon)
-    schema = infer_schema(
-        as_source(table), overrides={"key": ColumnOverride(kind=Kind.IDENTIFIER)}, privacy=privacy
-    )
+    schema = infer_schema(as_source(table), overrides={"key": ColumnOverride(kind=Kind.IDENTIFIER)}, privacy=privacy)
     synthesizer = DPMarginalsSynthesizer(model, privacy)
     synthesizer._noise = Noise(rng=np.random.default_rng(seed))
     return synthesizer.fit(table, schema)
@@ -56,11 +54,13 @@ def test_conditional_draws_are_exact() -> None:
 def test_a_fit_comes_near_what_was_measured() -> None:
     rng = np.random.default_rng(0)
     first = rng.integers(0, 4, 5000)
-    tokens = np.stack([first, (first + (rng.random(5000) < 0.1)) % 4, rng.integers(0, 3, 5000)], axis=1).astype(np.int32)
+    tokens = np.stack([first, (first + (rng.random(5000) < 0.1)) % 4, rng.integers(0, 3, 5000)], axis=1).astype(
+        np.int32
+    )
     sizes = (4, 4, 3)
     single = np.concatenate([np.bincount(tokens[:, j], minlength=size) / 5000 for j, size in enumerate(sizes)])
     pairs = {(0, 1): pair_counts(tokens, 0, 1, sizes) / 5000, (1, 2): pair_counts(tokens, 1, 2, sizes) / 5000}
-    mixture = fit_mixture(sizes, Measured(single, pairs, 1e-3, 1e-3), components=30, steps=300, seed=0)
+    mixture = fit_mixture(sizes, Measured(single, pairs, 1e-3, 1e-3), components=30, steps=1500, seed=0)
     for pair, shares in pairs.items():
         assert np.abs(mixture.pair(*pair) - shares).sum() < 0.03
 

@@ -141,7 +141,9 @@ TYPES = {
     "float64": pa.array([float("inf"), float("-inf"), float("nan"), 1e-300, *np.linspace(0, 1, 196)]),
     "decimal": pa.array([Decimal(k).scaleb(-2) for k in range(200)], pa.decimal128(9, 2)),
     "date": pa.array(np.arange("2020-01-01", "2020-07-19", dtype="datetime64[D]")[:200]),
-    "stamp": pa.array([datetime(2021, 1, 1 + k % 28, k % 24, tzinfo=UTC) for k in range(200)], pa.timestamp("ns", "UTC")),
+    "stamp": pa.array(
+        [datetime(2021, 1, 1 + k % 28, k % 24, tzinfo=UTC) for k in range(200)], pa.timestamp("ns", "UTC")
+    ),
     "time": pa.array((np.arange(200) * 400).astype(np.int32), pa.time32("s")),
     "text": pa.array(["x", "y"] * 100).dictionary_encode(),
     "bytes": pa.array([b"x", None] * 100),

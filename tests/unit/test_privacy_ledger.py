@@ -18,6 +18,7 @@ from tabvae_core.lake import ParquetSource
 from tabvae_core.privacy.accounting import Loss, rho_of
 from tabvae_core.privacy.ledger import HEAD_FILE, LEDGER_FILE, Ledger, Mark, total
 from tabvae_core.spec import RefreshSpec, parse_spec
+from tabvae_flows.commands.budget import budget
 
 LOOSE = {"max_column_jsd": 1, "max_trend": 100, "max_auc": 1, "max_copies": 100, "data_docs": False}
 ONE = Loss.zcdp(rho_of(1.0, 1e-5))
@@ -123,7 +124,7 @@ def test_a_writer_that_died_before_the_head_is_no_tampering(tmp_path: Path) -> N
     head.write_text(before)
     assert len(ledger.entries()) == 7
     head.write_text("{}")
-    with pytest.raises(DataError, match="head.json is damaged"):
+    with pytest.raises(DataError, match=r"head\.json is damaged"):
         ledger.entries()
 
 
@@ -172,3 +173,15 @@ def test_a_run_that_is_refused_by_a_gate_has_spent_and_one_that_is_repeated_spen
     entries = Ledger.of(spec).entries()
     assert [entry.event for entry in entries] == ["reserved", "spent"]
     assert json.loads(lines_of(Ledger.of(spec))[1])["run_id"] == entries[0].run_id
+
+
+def test_the_command_shows_the_sum_and_the_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(tmp_path)
+    spec = tmp_path / "refresh.yaml"
+    spec.write_text(spec_in(tmp_path, total_epsilon=3.0).to_yaml())
+    budget(str(spec))
+    assert capsys.readouterr().out.splitlines()[-1] == "spent: epsilon 1.822 at delta 1e-05, of 3"
+    budget(str(tmp_path / "out"), as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["epsilon"] == pytest.approx((ONE + ONE + ONE).epsilon(1e-5))
+    assert [entry["run_id"] for entry in shown["entries"]] == ["run0", "run0", "run1", "run1", "run2", "run2"]
