@@ -269,9 +269,16 @@ class Runner:
         return cls(threads, max_minutes, pythons)
 
     def learn(
-        self, method: str, train: Path, out: Path, rows: int, *, max_seconds: float | None = None
+        self,
+        method: str,
+        train: Path,
+        out: Path,
+        rows: int,
+        *,
+        max_seconds: float | None = None,
+        epsilon: float | None = None,
     ) -> dict[str, Any]:
-        """Learn a table, write a sample, and return the line that `worker.py` describes.
+        """Learn a table, privately where `epsilon` is given, write a sample, and return what `worker.py` describes.
 
         Raises:
             Failed: The process did not end well.
@@ -283,6 +290,8 @@ class Runner:
         command += ["--rows", str(rows), "--threads", str(self.threads)]
         if max_seconds is not None:
             command += ["--max-seconds", str(max_seconds)]
+        if epsilon is not None:
+            command += ["--epsilon", str(epsilon)]
         done = measured(command, threads=self.threads, max_minutes=self.max_minutes)
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return {**result, "peak_mib": max(result["peak_mib"], done.peak_mib)}

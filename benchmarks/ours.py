@@ -25,10 +25,11 @@ from tabvae_core.workspace import code_version
 def prepare(task: Task) -> Fit:
     torch.set_num_threads(task.threads)
     source = ParquetSource(str(task.train))
-    model = create(task.method, ModelSpec(method=task.method, max_seconds=task.max_seconds), PrivacySpec())
+    privacy = PrivacySpec(epsilon=task.epsilon, delta=task.delta)
+    model = create(task.method, ModelSpec(method=task.method, max_seconds=task.max_seconds), privacy)
 
     def fit() -> Learned:
-        model.fit(source, infer_schema(source))
+        model.fit(source, infer_schema(source, privacy=privacy))
         return Learned(write, _rows_seen(model.record))
 
     def write(rows: int, out: Path) -> None:

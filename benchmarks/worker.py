@@ -29,6 +29,8 @@ class Task:
         threads: Threads to compute with.
         max_seconds: Seconds of training at most.
         scratch: Folder for files of the process, removed in the end.
+        epsilon: Of differential privacy; none without one.
+        delta: Likewise.
 
     """
 
@@ -37,6 +39,8 @@ class Task:
     threads: int
     max_seconds: float | None
     scratch: Path
+    epsilon: float | None = None
+    delta: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,13 @@ def run(methods: Mapping[str, Callable[[Task], Fit]], versions: Callable[[str], 
     parser.add_argument("--rows", type=int, required=True, help="rows to draw")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-seconds", type=float, help="seconds of training at most; left out: the method decides")
+    parser.add_argument("--epsilon", type=float, help="learn with differential privacy")
+    parser.add_argument("--delta", type=float, default=1e-5)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tabvae-benchmark-") as scratch:
-        task = Task(given.method, given.train, given.threads, given.max_seconds, Path(scratch))
+        task = Task(
+            given.method, given.train, given.threads, given.max_seconds, Path(scratch), given.epsilon, given.delta
+        )
         fit = methods[given.method](task)
         started = time.perf_counter()
         learned = fit()

@@ -241,7 +241,11 @@ def _card(header: Mapping[str, Any]) -> str:
         "",
         "| training | |",
         "|---|---|",
-        *(f"| {key.replace('_', ' ')} | {value} |" for key, value in record.items() if not isinstance(value, list)),
+        *(
+            f"| {key.replace('_', ' ')} | {value} |"
+            for key, value in record.items()
+            if not isinstance(value, list | dict)
+        ),
         "",
         "| column | kind | type | nulls |",
         "|---|---|---|---|",
@@ -250,6 +254,30 @@ def _card(header: Mapping[str, Any]) -> str:
             for column in schema["columns"]
         ),
         "",
+        *_protection(privacy, record),
+        "",
+        "| library | version |",
+        "|---|---|",
+        *(f"| {name} | {version} |" for name, version in header["libraries"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _protection(privacy: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    if privacy.get("epsilon") is not None and "privacy" in record:
+        spent = record["privacy"]
+        return [
+            "## Differential privacy",
+            "",
+            f"What it holds of the rows satisfies epsilon {spent['spent_epsilon']:.4g} at delta {spent['delta']:g}, "
+            f"for {spent['neighbours']}. Accounting: {spent['accounting']}.",
+            "",
+            "| share | mechanism | rho |",
+            "|---|---|---|",
+            *(f"| {one['share']} | {one['mechanism']} | {_number(one['rho'])} |" for one in spent["spending"]),
+        ]
+    return [
         "## What it does not hold",
         "",
         f"- Categories of fewer than {privacy['min_category_rows']} rows.",
@@ -258,10 +286,8 @@ def _card(header: Mapping[str, Any]) -> str:
         "- Values of identifiers and free text: only their format and the words that many rows share.",
         "",
         "It carries no differential-privacy guarantee.",
-        "",
-        "| library | version |",
-        "|---|---|",
-        *(f"| {name} | {version} |" for name, version in header["libraries"].items()),
-        "",
     ]
-    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

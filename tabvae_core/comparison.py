@@ -21,7 +21,7 @@ from tabvae_core.errors import DataError, SourceChanged, SpecError, StorageError
 from tabvae_core.evaluation.recommendation import MethodResult, Recommendation, recommend
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.references import SnapshotRef, TableRef
-from tabvae_core.spec import RefreshSpec
+from tabvae_core.spec import PrivacySpec, RefreshSpec
 from tabvae_core.workspace import Run, run_id_of
 
 if TYPE_CHECKING:
@@ -66,8 +66,11 @@ class Comparison(_Reference):
     """The HTML report in the workspace."""
 
 
-def chosen_methods(names: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Check names of methods; all that are installed where none is given.
+def chosen_methods(
+    names: Sequence[str] | None = None,
+    privacy: PrivacySpec = PrivacySpec(),  # noqa: B008 (frozen)
+) -> tuple[str, ...]:
+    """Check names of methods; where none is given, all that are installed and fit the privacy that is asked for.
 
     Raises:
         SpecError: There is no such method, or the list is empty.
@@ -75,7 +78,10 @@ def chosen_methods(names: Sequence[str] | None = None) -> tuple[str, ...]:
     """
     from tabvae_core.synthesizers.registry import find, methods
 
-    chosen = methods() if names is None else tuple(dict.fromkeys(names))
+    if names is None:
+        asked = privacy.epsilon is not None
+        return tuple(name for name in methods() if (find(name).private if asked else not find(name).needs_epsilon))
+    chosen = tuple(dict.fromkeys(names))
     if not chosen:
         raise SpecError("no method is named to compare", hint="leave the list out to compare all that are installed")
     for name in chosen:
@@ -112,7 +118,7 @@ def compare(spec: RefreshSpec, methods: Sequence[str] | None = None, *, progress
 
 def prepare(spec: RefreshSpec, methods: Sequence[str] | None = None, *, progress: Progress = silent) -> Plan:
     """Pin the source, and see what can be seen before anything is learned; raises as `compare` does."""
-    chosen = chosen_methods(methods)
+    chosen = chosen_methods(methods, spec.privacy)
     snapshot = steps.snapshot(spec, progress=progress)
     learned = steps.rows_of(spec, snapshot, "train")
     limit = None if spec.model.max_seconds is None else spec.model.max_seconds / len(chosen)
@@ -174,7 +180,7 @@ def _measured(
     from tabvae_core.evaluation import evaluate
 
     can_tell = memory.reset_peak()
-    model = steps.train(spec, snapshot, progress=progress)
+    model = steps.train(spec, snapshot, charged=False, progress=progress)
     table = steps.sample(spec, snapshot, model, progress=progress)
     peak = memory.peak_mib() if can_tell else None
     proof = steps.proof_of(spec, snapshot, table)

@@ -2,7 +2,8 @@
 
     TabvaeError                     exit code 1
     ├── SpecError                   2   the refresh spec, a rule, an option
-    │   └── ImpossibleRule          2   no row, or too few, can satisfy a rule
+    │   ├── ImpossibleRule          2   no row, or too few, can satisfy a rule
+    │   └── BudgetExceeded          2   more privacy budget is asked for than is left
     ├── DataError                   3   the table itself
     │   ├── SchemaDrift             3   the source no longer has the columns that the spec or model knows
     │   ├── SourceChanged           3   the source was rewritten while a run read it
@@ -20,6 +21,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "BudgetExceeded",
     "DataError",
     "GateRefused",
     "ImpossibleRule",
@@ -82,6 +84,10 @@ class ImpossibleRule(SpecError):
         super().__init__(message, hint=hint)
         self.rule = rule
         self.acceptance = acceptance
+
+
+class BudgetExceeded(SpecError):
+    """A training, or a refresh of a source, would spend more privacy budget than is left; nothing was learned."""
 
 
 class DataError(TabvaeError):

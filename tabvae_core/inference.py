@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -29,7 +29,7 @@ from tabvae_core.schema import ColumnSchema, TableSchema, Unlearnable
 from tabvae_core.spec import ColumnOverride, Kind, PrivacySpec
 from tabvae_core.tables import TableSource
 
-__all__ = ["MIN_ROWS", "check_columns", "infer_schema"]
+__all__ = ["MIN_ROWS", "check_columns", "declared_schema", "infer_schema"]
 
 MIN_ROWS = 10
 """Rows that a table must have."""
@@ -112,7 +112,7 @@ def infer_schema(
         source: The table.
         overrides: What the spec says about columns.
         unlearnable: Decision for free text and nested columns without one of their own.
-        privacy: How bounds are protected.
+        privacy: How bounds are protected. With an epsilon, no row is read: see `declared_schema`.
         progress: Told of every batch, as step "read".
 
     Returns:
@@ -126,16 +126,100 @@ def infer_schema(
     arrow = source.schema
     check_columns(arrow)
     _check_names(overrides, arrow.names)
+    if privacy.epsilon is not None:
+        return declared_schema(arrow, overrides, unlearnable)
     _check_rows(source.num_rows)
     stats = _gather(source, privacy, progress)
     columns = []
     for arrow_field, seen in zip(arrow, stats, strict=True):
         override = overrides.get(arrow_field.name, ColumnOverride())
         columns.append(_column(arrow_field, seen, override, unlearnable, privacy))
+    return TableSchema(columns=tuple(columns), rows=stats[0].rows, arrow_ipc=_ipc(arrow, columns))
+
+
+def _ipc(arrow: pa.Schema, columns: Sequence[ColumnSchema]) -> str:
     kept = [column.name for column in columns if column.unlearnable != "drop"]
     if not kept:
         raise DataError("every column is dropped, no table is left", hint="keep at least one column")
-    return TableSchema(columns=tuple(columns), rows=stats[0].rows, arrow_ipc=_encoded(_output_schema(arrow, kept)))
+    return _encoded(_output_schema(arrow, kept))
+
+
+def declared_schema(
+    arrow: pa.Schema, overrides: Mapping[str, ColumnOverride] = {}, unlearnable: Unlearnable = "generate"
+) -> TableSchema:
+    """Say what each column is from its type and the spec alone: what differential privacy may take as known.
+
+    Text without a declaration is a category, and nothing is a key or free text unless it is declared to be. Counts and
+    shares are 0, to be estimated privately (`privacy.domain`).
+
+    Raises:
+        DataError: A column must be decided on.
+        SpecError: An override names no column, or does not fit the column's type.
+
+    """
+    check_columns(arrow)
+    _check_names(overrides, arrow.names)
+    columns = [_declared_column(field, overrides.get(field.name, ColumnOverride()), unlearnable) for field in arrow]
+    return TableSchema(columns=tuple(columns), rows=0, arrow_ipc=_ipc(arrow, columns), public=True)
+
+
+def _declared_column(field: pa.Field, override: ColumnOverride, unlearnable: Unlearnable) -> ColumnSchema:
+    decision = _Decision(_kind_of_type(field.type), f"type {field.type}")
+    if override.kind is not None:
+        constant = override.categories is not None and len(override.categories) == 1
+        _check_kind(field, _allowed_kinds(field.type, constant=constant), override.kind)
+        decision = _Decision(override.kind, "set in the spec")
+    _check_declared(field, decision.kind, override)
+    # Words of free text cannot be learned privately.
+    without_words = {"generate": "null"}
+    own = override.model_copy(
+        update={"unlearnable": without_words.get(str(override.unlearnable), override.unlearnable)}
+    )
+    action = _action(field, decision, own, "null" if unlearnable == "generate" else unlearnable)
+    if override.nullable and not field.nullable:
+        raise _forbids_nulls(field)
+    minimum, maximum = _bounds(field, decision.kind, override, None)
+    return ColumnSchema(
+        name=field.name,
+        kind=decision.kind,
+        arrow_type=str(field.type),
+        nulls=0.0,
+        nullable=field.nullable if override.nullable is None else override.nullable,
+        distinct=0,
+        minimum=minimum,
+        maximum=maximum,
+        unlearnable=action,
+        note=decision.note,
+        categories=override.categories,
+        decimals=override.decimals,
+    )
+
+
+def _kind_of_type(arrow_type: pa.DataType) -> Kind:
+    kind = base_type(arrow_type)
+    if pa.types.is_null(kind):
+        return Kind.CONSTANT
+    if pa.types.is_boolean(kind):
+        return Kind.BOOLEAN
+    if is_string_like(kind) or is_binary_like(kind) or _has_narrow_index(arrow_type):
+        return Kind.CATEGORY
+    if not is_orderable(kind):
+        return Kind.NESTED
+    return Kind.DATETIME if is_temporal(kind) else Kind.NUMBER
+
+
+def _check_declared(field: pa.Field, kind: Kind, override: ColumnOverride) -> None:
+    if override.categories is not None and kind not in (Kind.CATEGORY, Kind.BOOLEAN, Kind.CONSTANT):
+        raise SpecError(
+            f"columns.{field.name}.categories needs a category, however: the column is a {kind.value}",
+            hint=f"set columns.{field.name}.kind: category, or leave the categories out",
+        )
+    if override.decimals is not None and not (kind is Kind.NUMBER and pa.types.is_floating(base_type(field.type))):
+        raise SpecError(
+            f"columns.{field.name}.decimals needs a number of a floating type, however: {kind.value} of type"
+            f" {field.type}",
+            hint="leave it out: the digits of other types are known",
+        )
 
 
 def _check_names(overrides: Mapping[str, ColumnOverride], names: list[str]) -> None:
@@ -179,10 +263,12 @@ def _column(
 ) -> ColumnSchema:
     decision = _decide(field.name, stats)
     if override.kind is not None and override.kind is not decision.kind:
-        _check_kind(field, stats, override.kind)
+        constant = stats.there == 0 or (stats.nulls == 0 and stats.distinct.count() == 1)
+        _check_kind(field, _allowed_kinds(stats.arrow_type, constant=constant), override.kind)
         decision = _Decision(override.kind, f"set in the spec; the data looks like {decision.kind.value}")
     action = _action(field, decision, override, unlearnable)
-    minimum, maximum = _bounds(field, stats, decision.kind, override, privacy)
+    seen = stats.extremes.protected(privacy.min_category_rows)
+    minimum, maximum = _bounds(field, decision.kind, override, seen)
     return ColumnSchema(
         name=field.name,
         kind=decision.kind,
@@ -284,14 +370,13 @@ def _has_room(stats: ColumnStats) -> bool:
     return not pa.types.is_fixed_size_binary(kind) or 256 ** int(kind.byte_width) >= 10 * stats.there
 
 
-def _check_kind(field: pa.Field, stats: ColumnStats, wanted: Kind) -> None:
+def _check_kind(field: pa.Field, allowed: list[Kind], wanted: Kind) -> None:
     """Refuse a kind that the column's type cannot have.
 
     Raises:
         SpecError: Naming column, type and the kinds that it can have.
 
     """
-    allowed = _allowed_kinds(stats)
     if wanted not in allowed:
         choices = " or ".join(kind.value for kind in allowed)
         reason = " (it has several values, or nulls beside one)" if wanted is Kind.CONSTANT else ""
@@ -301,13 +386,12 @@ def _check_kind(field: pa.Field, stats: ColumnStats, wanted: Kind) -> None:
         )
 
 
-def _allowed_kinds(stats: ColumnStats) -> list[Kind]:
-    kind = base_type(stats.arrow_type)
-    constant = stats.there == 0 or (stats.nulls == 0 and stats.distinct.count() == 1)
+def _allowed_kinds(arrow_type: pa.DataType, *, constant: bool) -> list[Kind]:
+    kind = base_type(arrow_type)
     allowed = [Kind.CONSTANT] if constant else []
     if pa.types.is_boolean(kind):
         return [*allowed, Kind.BOOLEAN, Kind.CATEGORY]
-    fresh = not _has_narrow_index(stats.arrow_type)
+    fresh = not _has_narrow_index(arrow_type)
     if is_orderable(kind):
         if fresh:
             allowed.append(Kind.DATETIME if is_temporal(kind) else Kind.NUMBER)
@@ -353,10 +437,7 @@ def _nullable(field: pa.Field, stats: ColumnStats, override: ColumnOverride, act
     if override.nullable is None:
         return stats.nulls > 0
     if override.nullable and not field.nullable:
-        raise SpecError(
-            f"columns.{field.name}.nullable must be false: the table's schema forbids nulls there",
-            hint="leave it out",
-        )
+        raise _forbids_nulls(field)
     if not override.nullable and stats.there == 0:
         raise SpecError(
             f"columns.{field.name}.nullable must be true: every cell of the column is null",
@@ -365,12 +446,17 @@ def _nullable(field: pa.Field, stats: ColumnStats, override: ColumnOverride, act
     return override.nullable
 
 
+def _forbids_nulls(field: pa.Field) -> SpecError:
+    return SpecError(
+        f"columns.{field.name}.nullable must be false: the table's schema forbids nulls there", hint="leave it out"
+    )
+
+
 Bound = float | int | str | None
+Ends = tuple[int | float, int | float] | None
 
 
-def _bounds(
-    field: pa.Field, stats: ColumnStats, kind: Kind, override: ColumnOverride, privacy: PrivacySpec
-) -> tuple[Bound, Bound]:
+def _bounds(field: pa.Field, kind: Kind, override: ColumnOverride, seen: Ends) -> tuple[Bound, Bound]:
     """Protected bounds in the order of the type, those of the spec before those of the data."""
     ordered = kind in (Kind.NUMBER, Kind.DATETIME) or (kind is Kind.IDENTIFIER and is_orderable(field.type))
     if not ordered:
@@ -382,7 +468,6 @@ def _bounds(
                     hint="leave it out",
                 )
         return None, None
-    seen = stats.extremes.protected(privacy.min_category_rows)
     # Of few cells both ends are the mean of the same ones, which floats may add up to two values.
     low, high = (min(seen), max(seen)) if seen is not None else (None, None)
     low = _override_ordinal(field, "minimum", override.minimum, low)

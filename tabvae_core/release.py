@@ -87,6 +87,8 @@ class Manifest(_Document):
     """How the model was chosen, where the spec's policy measures drift."""
     gates: tuple[GateResult, ...] = ()
     metrics: dict[str, Any] = {}
+    privacy: dict[str, Any] | None = None
+    """What a private training spent (`Budget.record`), and the ledger's line of it."""
     extra: tuple[str, ...] = ()
     """Further files and folders beside the table, such as the report."""
     pointer: Guarantee

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tabvae_core.errors import DataError, ModelFileError
-from tabvae_core.spec import Kind
+from tabvae_core.spec import Kind, Scalar
 
 __all__ = ["ColumnSchema", "TableSchema", "schema_fingerprint", "type_name"]
 
@@ -22,7 +22,7 @@ Unlearnable = Literal["drop", "null", "refuse", "generate"]
 class ColumnSchema(BaseModel):
     """One column: its kind, its exact Arrow type, and what the data says about it.
 
-    Holds no category and no cell: `minimum` and `maximum` are protected bounds (see `PrivacySpec`).
+    Holds no category and no cell of the data: `minimum` and `maximum` are protected bounds (see `PrivacySpec`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +45,10 @@ class ColumnSchema(BaseModel):
     """The decision for free text and nested columns."""
     note: str = ""
     """Why the kind was chosen, for a person."""
+    categories: tuple[Scalar, ...] | None = None
+    """Values declared in the spec, for differential privacy; never values found in the data."""
+    decimals: int | None = None
+    """Digits after the point, declared in the spec."""
 
 
 class TableSchema(BaseModel):
@@ -56,6 +60,8 @@ class TableSchema(BaseModel):
     rows: int
     arrow_ipc: str
     """Base64 of Arrow's own IPC schema message: exact types, nullability, metadata."""
+    public: bool = False
+    """Whether it was made from types and declarations alone, and no row was read: see `privacy.domain`."""
 
     @property
     def arrow(self) -> pa.Schema:

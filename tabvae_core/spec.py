@@ -149,6 +149,10 @@ class ColumnOverride(_Part):
     """Largest value allowed."""
     nullable: bool | None = None
     """false: no nulls are generated even where the source has some."""
+    categories: tuple[Scalar, ...] | None = Field(default=None, min_length=1, max_length=256, examples=[["no", "yes"]])
+    """Values that a category can have, with `privacy.epsilon`: known in public, so that none costs any budget."""
+    decimals: int | None = Field(default=None, ge=0, le=15)
+    """Digits after the point that a number has, with `privacy.epsilon`; empty: what its type has."""
     unlearnable: Literal["drop", "null", "refuse", "generate"] | None = None
     """For free text and nested columns: leave the column out, keep it with nulls only, stop the run, or (text alone)
     generate new text from words that many rows share."""
@@ -158,7 +162,8 @@ class ModelSpec(_Part):
     """The synthesizer and its training."""
 
     method: str = "vae"
-    """Synthesizer: vae, gaussian_copula, copula_vae, ctgan, tabddpm, vae_basic, or one that a package registers."""
+    """Synthesizer: vae, gaussian_copula, copula_vae, ctgan, tabddpm, vae_basic, dp_marginals, or one that a package
+    registers."""
     epochs: int | None = Field(default=None, ge=1, le=100_000)
     """Passes over the training rows; empty: follows from rows and columns."""
     batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -322,6 +327,32 @@ class PrivacySpec(_Part):
     """Each end of a number's range becomes the mean of this many outermost rows; 1 keeps the exact extremes."""
     near_copies: Literal["keep", "redraw"] = "keep"
     """Draw rows again that all but equal a training row unlike any other; why not by default: docs/privacy.md."""
+    epsilon: float | None = Field(default=None, gt=0, le=1000, examples=[1.0])
+    """Differential privacy of each release, one row more or less; empty: none. Methods that have none are refused."""
+    delta: float = Field(default=1e-5, gt=0, lt=0.1)
+    """Probability with which epsilon may not hold: far below one in the number of rows."""
+    total_epsilon: float | None = Field(default=None, gt=0, examples=[3.0])
+    """Epsilon of all releases of the source together, by the ledger; empty: recorded, not limited."""
+    total_delta: float | None = Field(default=None, gt=0, lt=0.1)
+    """Delta of all releases together; empty: as `delta`."""
+    ledger: str | None = None
+    """Folder of the ledger, for several specs over one source; empty: the target."""
+    secure_noise: bool = False
+    """Noise by exact arithmetic, without the low bits of floating point that can tell a value; slower."""
+
+    @model_validator(mode="after")
+    def _total(self) -> Self:
+        if self.epsilon is None:
+            if self.total_epsilon is not None:
+                raise ValueError("total_epsilon needs epsilon: without it a release has no bound to add up")
+            return self
+        if self.near_copies == "redraw":
+            raise ValueError("near_copies must not be redraw beside epsilon: it compares rows with real ones")
+        if self.total_epsilon is not None and self.total_epsilon < self.epsilon:
+            raise ValueError("total_epsilon must not be below epsilon: not even one release would fit")
+        if self.total_delta is not None and self.total_delta < self.delta:
+            raise ValueError("total_delta must not be below delta: not even one release would fit")
+        return self
 
 
 class PolicySpec(_Part):
@@ -382,6 +413,8 @@ class RefreshSpec(_Part):
 
     @model_validator(mode="after")
     def _between_fields(self) -> Self:
+        if self.privacy.epsilon is not None and self.policy.retrain != "changed":
+            raise ValueError("policy.retrain must be changed beside privacy.epsilon: drift is measured on real rows")
         if _same_place(self.source.uri, self.target.uri):
             raise ValueError("target.uri must not lie in source.uri or hold it: a release would become its own source")
         if _shows_in(self.workspace.uri, self.source.uri):

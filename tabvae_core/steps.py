@@ -14,7 +14,7 @@ import logging
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from tabvae_core.drift import Profile
     from tabvae_core.evaluation import Augmentation
     from tabvae_core.privacy.near_copies import NearCopies
+    from tabvae_core.privacy.receipt import Spent
     from tabvae_core.sampling import TableSink
     from tabvae_core.synthesizers.base import Synthesizer
 
@@ -228,16 +229,25 @@ def _origin(run_id: str) -> str:
     return run_id.split("-")[0]
 
 
-def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = silent) -> ModelRef:
+def train(spec: RefreshSpec, snapshot: SnapshotRef, *, charged: bool = True, progress: Progress = silent) -> ModelRef:
     """Learn the rows that are not held out.
 
+    Args:
+        spec: The refresh.
+        snapshot: The pinned source.
+        charged: Whether a private training is written into the ledger; not where nothing leaves the workspace.
+        progress: Told of every epoch.
+
     Raises:
-        DataError: The table cannot be learned.
+        BudgetExceeded: The trainings of this source would spend more than `privacy.total_epsilon`.
+        DataError: The table cannot be learned, or the ledger was tampered with.
         SourceChanged: The source is no longer the one that was pinned.
         SpecError: A rule or a given value does not fit the columns.
 
     """
     run = Run(spec, snapshot.run_id)
+    if charged:
+        _reserve(spec, run)
     if (done := run.record("train", ModelRef)) is not None:
         return skipped("train", done, progress)
     writing = store.storage_errors(run.place("checkpoint"))
@@ -247,16 +257,18 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
     with run.output("model") as folder:
         with store.storage_errors(str(folder)):
             synthesizer.save(folder)
-        profile = _profile(spec, snapshot, synthesizer.schema)
-        store.write_json(str(folder / PROFILE_FILE), profile.model_dump(mode="json"))
+        if spec.privacy.epsilon is None:
+            profile = _profile(spec, snapshot, synthesizer.schema)
+            store.write_json(str(folder / PROFILE_FILE), profile.model_dump(mode="json"))
         digest = store.file_sha256(str(folder / WEIGHTS_FILE))
     keep_schema(run, synthesizer.schema)
+    _settle(spec, run, synthesizer.record, charged=charged)
     reference = ModelRef(
         run_id=run.run_id,
         uri=run.place("model"),
         sha256=digest,
         method=spec.model.method,
-        rows=rows.num_rows,
+        rows=synthesizer.schema.rows if synthesizer.schema.public else rows.num_rows,
         seconds=float(synthesizer.record.get("seconds", 0.0)),
     )
     return run.complete("train", reference)
@@ -314,6 +326,33 @@ def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
 def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:
     """Find the model that a run has trained; None where it has not yet."""
     return Run(spec, snapshot.run_id).record("train", ModelRef)
+
+
+def _reserve(spec: RefreshSpec, run: Run) -> None:
+    """Write into the ledger what a private training may cost, before it begins."""
+    if spec.privacy.epsilon is None:
+        return
+    from tabvae_core.privacy.ledger import Ledger, Mark
+    from tabvae_core.synthesizers import registry
+
+    check_method(spec)
+    whole = [one.version for one in release.releases(spec.target) if not one.problem]
+    stated = (release.read_manifest(spec.target, version).privacy for version in whole)
+    marks = [Mark.model_validate(one["ledger"]) for one in stated if one is not None and "ledger" in one]
+    Ledger.of(spec).reserve(run.run_id, spec, registry.find(spec.model.method).planned_loss(spec.privacy), marks)
+
+
+def _settle(spec: RefreshSpec, run: Run, record: Mapping[str, Any], *, charged: bool) -> None:
+    """Keep what a private training has spent, in the ledger and for the release."""
+    spending = record.get("privacy")
+    if spec.privacy.epsilon is None or spending is None:
+        return
+    from tabvae_core.privacy.accounting import Loss
+    from tabvae_core.privacy.ledger import Ledger
+
+    if charged:
+        Ledger.of(spec).settle(run.run_id, spec, Loss.from_json(spending["loss"]))
+    store.write_json(run.place("privacy.json"), spending, run.storage)
 
 
 def learn(
@@ -377,6 +416,8 @@ def check_learnable(spec: RefreshSpec, rows: TableSource, schema: TableSchema, d
     from tabvae_core.conditions import check_classes, class_columns
     from tabvae_core.given import column_codecs
 
+    if schema.public:  # what a private model will know is not found out on the side; sampling says what it lacks
+        return
     codecs = column_codecs(class_columns(spec, schema), rows, schema, spec.privacy)
     check_classes(spec, codecs, schema, spec.sample.rows or drawn)
 
@@ -484,7 +525,7 @@ def sample(spec: RefreshSpec, snapshot: SnapshotRef, model: ModelRef, *, progres
     started = time.monotonic()
     sink = ParquetSink(run.place("table"), schema.arrow, storage=run.storage, rows_per_file=spec.sample.rows_per_file)
     with run.local("model") as bundle, _learned(spec, snapshot) as learned, sink:
-        rows = spec.sample.rows or snapshot.rows
+        rows = _rows_to_draw(spec, snapshot, schema)
         redrawn = draw(spec, schema, sink, bundle, rows, learned=learned, progress=progress)
     reference = TableRef(
         run_id=run.run_id,
@@ -507,6 +548,13 @@ def seed_of(spec: RefreshSpec, run_id: str, model: ModelRef) -> int:
     if model.run_id == run_id:
         return spec.sample.seed
     return int.from_bytes(hashlib.sha256(f"{spec.sample.seed} {run_id}".encode()).digest()[:4]) >> 1
+
+
+def _rows_to_draw(spec: RefreshSpec, snapshot: SnapshotRef, schema: TableSchema) -> int:
+    """As many as the source has; where that is private, as the noisy count of the rows that were learned says."""
+    if spec.sample.rows is not None:
+        return spec.sample.rows
+    return max(1, round(schema.rows / (1 - spec.gates.holdout))) if schema.public else snapshot.rows
 
 
 def validate(
@@ -541,7 +589,7 @@ def validate(
             drawn,
             schema,
             spec.rules,
-            rows=spec.sample.rows or snapshot.rows,
+            rows=_rows_to_draw(spec, snapshot, schema),
             categories=_categories(codecs),
             formats=_formats(codecs),
             references=references,
@@ -610,7 +658,7 @@ def evaluate(
         receipt = receipt_of(
             spec, proof.schema, record, run_id=run.run_id, learned_rows=model.rows,
             held_out_rows=snapshot.rows - model.rows, synthetic_rows=table.rows, redrawn_rows=table.redrawn,
-            attacks=figures.privacy, gates=attacked,
+            attacks=figures.privacy, gates=attacked, spent=_spent(spec, run),
         )  # fmt: skip
         store.write_json(str(folder / "privacy.json"), receipt.model_dump(mode="json"))
         evaluation.render_receipt(receipt, folder / "privacy.html")
@@ -692,6 +740,9 @@ def publish(
 ) -> ReleaseRef:
     """Publish an accepted table; quarantine a refused one, with its report.
 
+    A private table goes without report, figures and fingerprint of the source: they are made of real rows, and nothing
+    pays for them. They stay in the workspace.
+
     Raises:
         GateRefused: A gate refused; the pointer did not move.
         PublishConflict: Another writer moved the pointer first.
@@ -703,27 +754,32 @@ def publish(
     if done is not None and _is_current(spec, done):
         return skipped("publish", done, progress)
     _raise_if_refused(run)
+    private = spec.privacy.epsilon is not None
+    fields: dict[str, Any] = {"spec": spec.model_dump(mode="json"), "source_fingerprint": "", "model": model}
+    if private:
+        fields["privacy"] = _spending(spec, run)
+    else:
+        fields["source_fingerprint"] = snapshot.fingerprint
+        fields |= {"gates": (*validation.results, *evaluation.results), "metrics": evaluation.metrics}
+        fields["drift"] = run.record("drift", ModelChoice)
     company: dict[str, Any] = {
         "target": spec.target,
-        "manifest_fields": {
-            "spec": spec.model_dump(mode="json"),
-            "source_fingerprint": snapshot.fingerprint,
-            "model": model,
-            "gates": (*validation.results, *evaluation.results),
-            "metrics": evaluation.metrics,
-            "drift": run.record("drift", ModelChoice),
-        },
+        "manifest_fields": fields,
         "workspace_storage": run.storage,
-        "extra_files": _beside_the_table(run, validation, evaluation),
+        "extra_files": {} if private else _beside_the_table(run, validation, evaluation),
         "version": _version(spec, run, done),
     }
     if not (validation.passed and evaluation.passed):
         progress(ProgressEvent("publish", 0, message="refused, to quarantine"))
-        _refuse(run, release.quarantine(table, **company), validation, evaluation)
+        quarantine = release.quarantine(table, **company)
+        report = evaluation.report_uri if private else f"{quarantine}/report.html"
+        _refuse(run, quarantine, report, validation, evaluation)
     progress(ProgressEvent("publish", 0, message=f"to {store.safe_uri(spec.target.uri)}"))
     expected = run.read("pointer")
     state = None if expected is None else release.PointerState.model_validate(expected)
     reference = release.publish(table, **company, expected=state)
+    if private:  # it was made of held-out rows, and stays where they may be seen
+        reference = reference.model_copy(update={"report_uri": evaluation.report_uri})
     run.complete("publish", reference)
     run.remove("table")
     progress(ProgressEvent("publish", 1, 1, message=f"version {reference.version}"))
@@ -898,7 +954,8 @@ def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
 
 def decisions(schema: TableSchema) -> list[str]:
     """Say what is done with columns that are not learned: text, nested values, identifiers."""
-    return [f"column {c.name} ({c.kind.value}): {_decision(c)}" for c in schema.columns if c.kind in _NOT_LEARNED]
+    columns = [column for column in schema.columns if column.kind in _NOT_LEARNED]
+    return [f"column {c.name} ({c.kind.value}): {_decision(c, public=schema.public)}" for c in columns]
 
 
 _PARTS: tuple[Part, ...] = ("train", "holdout")
@@ -911,9 +968,9 @@ _DECISIONS = {
 }
 
 
-def _decision(column: ColumnSchema) -> str:
+def _decision(column: ColumnSchema, *, public: bool) -> str:
     if column.kind is Kind.IDENTIFIER:
-        return "made anew in the same format, unique"
+        return "made anew in a format of our own, unique" if public else "made anew in the same format, unique"
     return _DECISIONS.get(column.unlearnable or "", "not learned")
 
 
@@ -1038,12 +1095,37 @@ def _version(spec: RefreshSpec, run: Run, done: ReleaseRef | None) -> str:
     return version
 
 
+def _spending(spec: RefreshSpec, run: Run) -> dict[str, Any]:
+    """What a release says of its privacy: what was spent, and on which line of the ledger it stands."""
+    from tabvae_core.privacy.ledger import Ledger
+
+    return {**(run.read("privacy") or {}), "ledger": Ledger.of(spec).mark(run.run_id).model_dump(mode="json")}
+
+
+def _spent(spec: RefreshSpec, run: Run) -> Spent | None:
+    """What the receipt says of differential privacy; None where there is none."""
+    if spec.privacy.epsilon is None:
+        return None
+    from tabvae_core.privacy.ledger import Ledger, total, total_delta
+    from tabvae_core.privacy.receipt import Spent
+
+    own, entries = run.read("privacy") or {}, Ledger.of(spec).entries()
+    delta = total_delta(entries, spec.privacy)
+    return Spent(
+        epsilon=float(own.get("spent_epsilon", spec.privacy.epsilon)),
+        delta=float(own.get("delta", spec.privacy.delta)),
+        said=f"{own.get("accounting", "Epsilons added up")}; the ledger adds up all trainings on the source.",
+        total_epsilon=total(entries, delta),
+        total_delta=delta,
+    )
+
+
 def _beside_the_table(run: Run, validation: ValidationRef, evaluation: EvaluationRef) -> dict[str, str]:
     files = {name: run.place("report", name) for name in ("report.html", *_COMPANY)}
     return files if validation.docs_uri is None else {**files, "docs": validation.docs_uri}
 
 
-def _refuse(run: Run, quarantine: str, validation: ValidationRef, evaluation: EvaluationRef) -> NoReturn:
+def _refuse(run: Run, quarantine: str, report: str, validation: ValidationRef, evaluation: EvaluationRef) -> NoReturn:
     """Record a refusal, so that the next run of the same spec says the same at once, and raise it."""
     results = (*validation.results, *evaluation.results)
     failures = [_failure(result) for result in results if not result.passed]
@@ -1052,7 +1134,7 @@ def _refuse(run: Run, quarantine: str, validation: ValidationRef, evaluation: Ev
         "message": f"{len(failures)} of {len(results)} gates refused: {'; '.join(failures[:3])}{more}",
         "failures": failures,
         "quarantine": quarantine,
-        "hint": f"see {quarantine}/report.html; the last published version stays. Train longer "
+        "hint": f"see {report}; the last published version stays. Train longer "
         "(model.epochs), change gates or rules in the spec, or run again with --force",
     }
     store.write_json(run.place("refused.json"), refused, run.storage)

@@ -30,7 +30,16 @@ __all__ = ["Run", "code_version", "local_path", "run_id_of"]
 
 R = TypeVar("R", bound=BaseModel)
 
-_NOT_IN_RUN_ID = (("workspace",), ("sample", "shards"), ("source", "storage"), ("target", "storage"), ("scenarios",))
+_NOT_IN_RUN_ID = (
+    ("workspace",),
+    ("sample", "shards"),
+    ("source", "storage"),
+    ("target", "storage"),
+    ("scenarios",),
+    ("privacy", "total_epsilon"),
+    ("privacy", "total_delta"),
+    ("privacy", "ledger"),
+)
 """Parts of a spec that do not change the result."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tabvae_core.codecs.binned import BinnedCodec
 from tabvae_core.codecs.category import CategoryCodec
 from tabvae_core.codecs.number import NumberCodec
 from tabvae_core.codecs.ordinal import base_type
@@ -54,6 +55,8 @@ def slot_limits(codec: TableCodec, bounds: Mapping[str, Bounds]) -> dict[int, Sl
             continue
         if isinstance(column, NumberCodec):
             limit = _of_number(column, bound)
+        elif isinstance(column, BinnedCodec):
+            limit = SlotLimit(_of_bins(column, bound), -math.inf, math.inf)
         elif isinstance(column, CategoryCodec):
             limit = SlotLimit(_allowed(column, bound), -math.inf, math.inf)
         else:
@@ -70,6 +73,19 @@ def _allowed(codec: NumberCodec | CategoryCodec, bound: Bounds) -> npt.NDArray[n
     cells = codec.decode(tokens, np.zeros((n, 1), np.float32), rows=np.zeros(n, np.uint64), seed=0)
     inside: npt.NDArray[np.bool_] = bound.contains(cells).to_numpy(zero_copy_only=False)
     return inside
+
+
+def _of_bins(codec: BinnedCodec, bound: Bounds) -> npt.NDArray[np.bool_]:
+    """Bins that reach into the bound; rows beyond it are drawn again."""
+    tokens = np.ones(codec.slots[0].n_tokens, dtype=np.bool_)
+    low, high = _ordinal_limits(bound, base_type(codec.arrow_type))
+    ends = np.append(codec.bins, codec.edges[-1])
+    bins = tokens[: len(codec.starts)]
+    if low is not None:
+        bins &= ends[1:] >= codec.scale.number(low)
+    if high is not None:
+        bins &= ends[:-1] <= codec.scale.number(high)
+    return tokens
 
 
 def _of_number(codec: NumberCodec, bound: Bounds) -> SlotLimit:

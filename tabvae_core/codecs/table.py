@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tabvae_core.codecs.base import Codec, CodecState, Encoded, Fitter, Slot
+from tabvae_core.codecs.binned import BinnedCodec
 from tabvae_core.codecs.category import CategoryCodec, CategoryFitter
 from tabvae_core.codecs.constant import ConstantCodec, ConstantFitter
 from tabvae_core.codecs.datetime import DatetimeCodec, DatetimeFitter
@@ -32,7 +33,7 @@ __all__ = ["TableCodec", "fitter_for"]
 _CODECS: dict[str, type[Codec]] = {
     codec.kind: codec
     for codec in (
-        CategoryCodec, ConstantCodec, DatetimeCodec, IdentifierCodec, NullCodec, NumberCodec, TextCodec,
+        BinnedCodec, CategoryCodec, ConstantCodec, DatetimeCodec, IdentifierCodec, NullCodec, NumberCodec, TextCodec,
     )
 }  # fmt: skip
 

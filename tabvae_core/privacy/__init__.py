@@ -1,8 +1,9 @@
-"""Attacks on a synthetic table, the figures that they leave, and the receipt that a release carries.
+"""Privacy: attacks on a synthetic table, differential privacy, and what a release says of both.
 
 `attack` plays an adversary who has the synthetic table and something more, once against rows that the model learned and
 once against rows that it never saw. What the adversary gains on the former beyond the latter is what the table gives
-away; each gain has a 95 % interval. One file holds one attack, after the paper that it names.
+away; each gain has a 95 % interval. One file holds one attack, after the paper that it names. Differential privacy is
+in `accounting`, `noise`, `domain` (what a model may know of columns), `dpsgd`, `ledger` over refreshes, and `audit`.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from tabvae_core.tables import RowSample, TableSource, as_source
 
 if TYPE_CHECKING:
     from tabvae_core.latent import LatentSpace
+    from tabvae_core.privacy.accounting import Loss
 
 __all__ = ["BLOCK_ROWS", "Synthesizer", "learned", "row_numbers"]
 
@@ -46,6 +47,16 @@ def row_numbers(block: int, n_rows: int) -> npt.NDArray[np.uint64]:
     return np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
 
 
+def not_private(method: str) -> SpecError:
+    """Say that a method has no differential privacy, and which have."""
+    from tabvae_core.synthesizers.registry import private_methods
+
+    return SpecError(
+        f"privacy.epsilon is set, however: method {method!r} has no differential privacy",
+        hint=f"use method {' or '.join(private_methods())}, or leave epsilon out",
+    )
+
+
 class Synthesizer(ABC):
     """Learns a table and draws rows like it.
 
@@ -59,11 +70,23 @@ class Synthesizer(ABC):
     """Name in specs and bundles."""
     conditions: ClassVar[bool] = True
     """Whether `given` values can be fixed, and given cells be kept."""
+    private: ClassVar[bool] = False
+    """Whether it learns with differential privacy where `privacy.epsilon` is set: all that reaches the bundle is paid
+    for out of the budget or public. Its noise has no seed, so no two trainings are the same."""
+    needs_epsilon: ClassVar[bool] = False
+    """Whether it learns with differential privacy alone."""
 
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         self.model = model if model is not None else ModelSpec(method=self.method)
         self.privacy = privacy if privacy is not None else PrivacySpec()
         self._record: dict[str, Any] = {}
+        if self.privacy.epsilon is not None and not self.private:
+            raise not_private(self.method)
+
+    @classmethod
+    def planned_loss(cls, privacy: PrivacySpec) -> Loss | None:
+        """Most that a training costs, where that is known before it begins; None: its epsilon and delta as they are."""
+        return None
 
     @abstractmethod
     def fit(

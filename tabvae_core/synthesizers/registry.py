@@ -12,7 +12,7 @@ from tabvae_core.errors import ModelFileError, SpecError
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import Synthesizer
 
-__all__ = ["create", "find", "load_bundle", "methods"]
+__all__ = ["create", "find", "load_bundle", "methods", "private_methods"]
 
 ENTRY_POINTS = "tabvae.synthesizers"
 _OURS = {
@@ -22,6 +22,7 @@ _OURS = {
     "copula_vae": "tabvae_core.synthesizers.copula_vae:CopulaVAESynthesizer",
     "ctgan": "tabvae_core.synthesizers.ctgan:CTGANSynthesizer",
     "tabddpm": "tabvae_core.synthesizers.tabddpm:TabDDPMSynthesizer",
+    "dp_marginals": "tabvae_core.synthesizers.dp_marginals:DPMarginalsSynthesizer",
 }
 
 
@@ -29,6 +30,11 @@ def methods() -> tuple[str, ...]:
     """Names of all methods, ours first."""
     theirs = sorted(point.name for point in metadata.entry_points(group=ENTRY_POINTS) if point.name not in _OURS)
     return (*_OURS, *theirs)
+
+
+def private_methods() -> tuple[str, ...]:
+    """Names of the methods that have differential privacy."""
+    return tuple(method for method in methods() if find(method).private)
 
 
 def find(method: str) -> type[Synthesizer]:

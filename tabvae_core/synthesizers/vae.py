@@ -96,10 +96,13 @@ class VAESynthesizer(Synthesizer):
     """Variational autoencoder with an autoregressive decoder over slots."""
 
     method = "vae"
+    private = True
 
     def __init__(self, model: ModelSpec | None = None, privacy: PrivacySpec | None = None) -> None:
         super().__init__(model, privacy)
         self._options = read_options(_Options, self.model)
+        if self.privacy.epsilon is not None:
+            _refuse_meaningless(self.model)
         self._schema: TableSchema | None = None
         self._codec: TableCodec | None = None  # its columns in the order in which they are drawn
         self._links = Links()
@@ -119,6 +122,8 @@ class VAESynthesizer(Synthesizer):
         """Learn a table; see `Synthesizer.fit`."""
         started = time.monotonic()
         source, schema, chosen = self._learnable(table, schema, progress)
+        if self.privacy.epsilon is not None:
+            return self._learn_privately(source, schema, progress)
         some = collect(chosen, max_rows=MAX_ROWS)
         relations = find_relations(as_source(some), schema, progress=progress)
         turned, order = arrange(relations, some, schema.names)
@@ -204,6 +209,16 @@ class VAESynthesizer(Synthesizer):
         ]
         self._networks = [network.cpu() for network in networks]
         return records, [rows.rate for rows in data]
+
+    def _learn_privately(self, source: TableSource, schema: TableSchema, progress: Progress) -> Self:
+        from tabvae_core.synthesizers.private_vae import Asked, learn_privately
+
+        asked = Asked(**{field.name: getattr(self._options, field.name) for field in dataclasses.fields(Asked)})
+        learned = learn_privately(source, schema, self.model, self.privacy, asked, progress)
+        self._schema, self._codec, self._record = learned.codec.schema, learned.codec, learned.record
+        if learned.network is not None and learned.prior is not None:
+            self._networks, self._priors = [learned.network], [learned.prior]
+        return self
 
     def _n_members(self, budget: Budget, workers: int) -> int:
         """Networks of the ensemble: one where it is large itself, no more than run at once where time is short."""
@@ -385,6 +400,16 @@ class VAESynthesizer(Synthesizer):
                     self._networks.append(network.eval())
                     self._priors.append(LatentPrior(**tensors_under(f"prior.{member}.", bundle.weights)))
         return self
+
+
+def _refuse_meaningless(model: ModelSpec) -> None:
+    """Refuse options of what differential privacy leaves no room for."""
+    for name in ("members", "dropout", "cell_dropout", "frequencies", "beta", "tc"):
+        if name in model.options:
+            raise SpecError(
+                f"model.options.{name} means nothing with privacy.epsilon",
+                hint="leave it out: one network is trained, and noise regularises it",
+            )
 
 
 def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDArray[np.int32] | None) -> TabularVAE:

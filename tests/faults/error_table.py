@@ -640,6 +640,28 @@ OLDER: Spec = {"margins": {"age": {"shift": 5}}}
 RUN = ("work/runs/RUN/",)
 GOOD_KEYS = {"LAKE_ACCESS_KEY_ID": "key", "LAKE_SECRET_ACCESS_KEY": SECRET}
 
+
+def private_refresh(*, tampered: bool = False, **privacy: Any) -> Prepare:
+    """A source of which two private trainings stand in the ledger."""
+
+    def prepare(here: Here) -> None:
+        from tabvae_core.privacy.accounting import Loss
+        from tabvae_core.privacy.ledger import Ledger
+        from tabvae_core.spec import load_spec
+
+        here.table()
+        here.spec(model={"method": "dp_marginals"}, privacy={"epsilon": 1, **privacy})
+        spec = load_spec(here.folder / "refresh.yaml")
+        ledger = Ledger(str(here.folder / "out"))
+        for run in ("first", "second"):
+            ledger.settle(run, spec, Loss.zcdp(0.03))
+        if tampered:
+            lines = Path(ledger.uri).read_text().splitlines()
+            Path(ledger.uri).write_text(f"{lines[1]}\n")
+
+    return prepare
+
+
 CASES = (
     # ---- 2: spec, rule, option
     Case("unknown command", "tabvae synthesise orders.parquet out.parquet", 2, plain, ("synthesise",)),
@@ -668,6 +690,36 @@ CASES = (
     ),
     Case("unknown storage", "tabvae init lakefs9://orders", 2, plain, ("lakefs9://",)),
     Case("unknown method", f"{QUICK} --method vea", 2, only_table, ("vea", "did you mean 'vae'")),
+    Case(
+        "epsilon for a method without privacy",
+        REFRESH,
+        2,
+        spec_with(model={"method": "ctgan"}, privacy={"epsilon": 1}),
+        ("ctgan", "no differential privacy", "dp_marginals"),
+        leaves=RUN,
+    ),
+    Case(
+        "private method without epsilon",
+        f"{QUICK} --method dp_marginals",
+        2,
+        only_table,
+        ("dp_marginals", "privacy.epsilon"),
+    ),
+    Case(
+        "total budget below a release's",
+        REFRESH,
+        2,
+        spec_with(privacy={"epsilon": 2, "total_epsilon": 1}),
+        ("privacy", "total_epsilon must not be below epsilon"),
+    ),
+    Case(
+        "privacy budget that is spent",
+        REFRESH,
+        2,
+        private_refresh(total_epsilon=1.5),
+        ("2 trainings", "of 1.5", "tabvae budget"),
+        leaves=RUN,
+    ),
     Case("unknown method to compare", f"{COMPARE} --methods vae_basic,vea", 2, only_table, ("did you mean 'vae'",)),
     Case("no method to compare", f"{COMPARE} --methods ,", 2, only_table, ("no method is named", "leave the list out")),
     Case("report that is a folder", f"{COMPARE} --html .", 2, only_table, ("is a folder",)),
@@ -1008,6 +1060,13 @@ CASES = (
         own_process=True,
     ),
     # ---- 3: data
+    Case(
+        "privacy ledger that was cut",
+        "tabvae budget out",
+        3,
+        private_refresh(tampered=True),
+        ("privacy-ledger.jsonl", "line 1", "backup"),
+    ),
     Case(
         "missing file",
         "tabvae synthesize gone.parquet out.parquet",

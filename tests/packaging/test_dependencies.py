@@ -48,7 +48,7 @@ def undeclared(folders: Iterable[Path], declared: set[str]) -> list[str]:
 
 
 def test_every_import_of_the_core_is_declared() -> None:
-    optional = [line for extra in ("augment", "sql", "delta", "iceberg") for line in EXTRAS[extra]]
+    optional = [line for extra in ("augment", "sql", "delta", "iceberg", "dp") for line in EXTRAS[extra]]
     declared = names([*PROJECT["dependencies"], *optional])
     assert undeclared([ROOT / "tabvae_core"], declared) == []
 
@@ -59,7 +59,7 @@ def test_every_import_of_tasks_and_flows_is_declared() -> None:
 
 
 def test_every_import_of_the_tests_is_declared() -> None:
-    parts = ("prefect", "dev", "sql", "delta", "iceberg")
+    parts = ("prefect", "dev", "sql", "delta", "iceberg", "dp")
     declared = names([*PROJECT["dependencies"], *(line for extra in parts for line in EXTRAS[extra])])
     helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")}
     assert undeclared([ROOT / "tests"], declared | {canonical(name) for name in helpers}) == []

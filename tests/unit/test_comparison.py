@@ -17,7 +17,7 @@ from tabvae_core.evaluation import classifier, evaluate
 from tabvae_core.evaluation.view import Side
 from tabvae_core.inference import infer_schema
 from tabvae_core.progress import ProgressEvent
-from tabvae_core.spec import RefreshSpec, WorkspaceSpec, parse_spec
+from tabvae_core.spec import PrivacySpec, RefreshSpec, WorkspaceSpec, parse_spec
 from tabvae_core.synthesizers import registry
 from tabvae_core.synthesizers.vae_basic import BasicVAESynthesizer
 from tabvae_core.tables import RowSplit, as_source, collect
@@ -186,7 +186,8 @@ def test_time_is_shared_alike_and_options_stay_with_their_method(spec: RefreshSp
 
 def test_methods_are_checked_before_anything_runs() -> None:
     assert chosen_methods(["vae_basic", "again", "vae_basic"]) == ("vae_basic", "again")
-    assert chosen_methods() == registry.methods()
+    assert chosen_methods() == tuple(name for name in registry.methods() if name != "dp_marginals")
+    assert chosen_methods(None, PrivacySpec(epsilon=1.0)) == registry.private_methods()
     with pytest.raises(SpecError) as unknown:
         chosen_methods(["vae_basic", "vae_basics"])
     assert "did you mean 'vae_basic'?" in unknown.value.hint
