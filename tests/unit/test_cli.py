@@ -36,6 +36,7 @@ COMMANDS = (
     "releases",
     "rollback",
     "demo",
+    "budget",
 )
 
 
