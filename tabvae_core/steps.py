@@ -1114,7 +1114,7 @@ def _spent(spec: RefreshSpec, run: Run) -> Spent | None:
     return Spent(
         epsilon=float(own.get("spent_epsilon", spec.privacy.epsilon)),
         delta=float(own.get("delta", spec.privacy.delta)),
-        said=f"{own.get("accounting", "Epsilons added up")}; the ledger adds up all trainings on the source.",
+        said=f"{own.get('accounting', 'Epsilons added up')}; the ledger adds up all trainings on the source.",
         total_epsilon=total(entries, delta),
         total_delta=delta,
     )
