@@ -63,8 +63,26 @@ class Kind(StrEnum):
     NESTED = "nested"
 
 
+def _titled(name: str) -> str:
+    text = name.replace("_", " ")
+    return text[:1].upper() + text[1:].replace("uri", "URI").replace("url", "URL")
+
+
+def _for_form(schema: dict[str, Any]) -> None:
+    """Number the fields: a form shows them in this order, wherever the schema was stored in between."""
+    for position, field in enumerate(schema.get("properties", {}).values()):
+        field["position"] = position
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        json_schema_extra=_for_form,
+        field_title_generator=lambda name, _: _titled(name),
+        model_title_generator=lambda model: model.__name__.removesuffix("Spec"),
+    )
 
 
 class StorageSpec(_Part):
