@@ -54,11 +54,13 @@ __all__ = [
     "decisions",
     "draw",
     "evaluate",
+    "last_release",
     "learn",
     "measured_rows",
     "open_source",
     "proof_of",
     "publish",
+    "read_evaluation",
     "refresh",
     "rows_of",
     "sample",
@@ -70,7 +72,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tabvae_core.codecs.table import TableCodec
-    from tabvae_core.evaluation import Augmentation
+    from tabvae_core.evaluation import Augmentation, Evaluation
     from tabvae_core.sampling import TableSink
     from tabvae_core.synthesizers.base import Synthesizer
 
@@ -557,6 +559,20 @@ def publish(
     run.remove("table")
     progress(ProgressEvent("publish", 1, 1, message=f"version {reference.version}"))
     return reference
+
+
+def last_release(spec: RefreshSpec) -> release.Manifest | None:
+    """Read what is known of the release that readers have now; None where nothing was published yet."""
+    pointer = release.read_pointer(spec.target).pointer
+    return None if pointer is None else release.read_manifest(spec.target, pointer.version)
+
+
+def read_evaluation(spec: RefreshSpec, evaluation: EvaluationRef) -> Evaluation:
+    """Read an evaluation in full, column by column and pair by pair."""
+    from tabvae_core.evaluation import Evaluation
+
+    run = Run(spec, evaluation.run_id)
+    return Evaluation.model_validate(store.read_json(run.place("report", "evaluation.json"), run.storage))
 
 
 def rows_of(spec: RefreshSpec, snapshot: SnapshotRef, part: Part) -> int:

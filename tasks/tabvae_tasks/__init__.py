@@ -1,5 +1,6 @@
-"""One Prefect task for each step. The work is in `tabvae_core`; here are retries and artifacts."""
+"""One Prefect task for each step. The work is in `tabvae_core`; here are retries, artifacts, assets and events."""
 
+from tabvae_tasks.runs import label_run
 from tabvae_tasks.steps import (
     conclude_comparison,
     evaluate_table,
@@ -17,6 +18,7 @@ __all__ = [
     "conclude_comparison",
     "evaluate_table",
     "find_release",
+    "label_run",
     "measure_method",
     "plan_comparison",
     "publish_release",

@@ -94,7 +94,11 @@ def test_a_lake_opens_an_s3_store_as_well(s3_rclone: Store, monkeypatch: pytest.
     [
         ("sqlite:////data/app.db", None, "sqlite:////data/app.db"),
         ("postgresql://loader@db:5432/app", "p@ss/:w", "postgresql://loader:p%40ss%2F%3Aw@db:5432/app"),
-        ("postgresql+psycopg://loader@db/app?sslmode=require", "x", "postgresql+psycopg://loader:x@db/app?sslmode=require"),
+        (
+            "postgresql+psycopg://loader@db/app?sslmode=require",
+            "x",
+            "postgresql+psycopg://loader:x@db/app?sslmode=require",
+        ),
     ],
 )
 def test_a_database_gives_its_url(address: str, password: str | None, url: str) -> None:
