@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -64,7 +65,10 @@ def run_members(jobs: Sequence[Callable[[Progress], Result]], workers: int, prog
     try:
         share = max(1, threads // workers)
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,)) as pool:
-            futures: list[Future[Result]] = [pool.submit(job, listener(k)) for k, job in enumerate(jobs)]
+            # In the caller's context, so that what a job logs is known to belong to the caller's run.
+            futures: list[Future[Result]] = [
+                pool.submit(contextvars.copy_context().run, job, listener(k)) for k, job in enumerate(jobs)
+            ]
             try:
                 while not all(future.done() for future in futures):
                     forward(_POLL_SECONDS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from tabvae_core.references import (
 from tabvae_core.schema import ColumnSchema, TableSchema, schema_fingerprint, type_name
 from tabvae_core.spec import BalanceSpec, Kind, RefreshSpec
 from tabvae_core.tables import InMemoryTable, Part, RowSplit, TableSource, collect
-from tabvae_core.workspace import Run, run_id_of
+from tabvae_core.workspace import Run, code_version, run_id_of
 
 __all__ = [
     "Proof",
@@ -54,6 +55,8 @@ __all__ = [
     "decisions",
     "draw",
     "evaluate",
+    "find_model",
+    "find_snapshot",
     "last_release",
     "learn",
     "measured_rows",
@@ -218,6 +221,34 @@ def train(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = sile
         seconds=float(synthesizer.record.get("seconds", 0.0)),
     )
     return run.complete("train", reference)
+
+
+def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
+    """Find the snapshot of a run that another process began, perhaps on another machine.
+
+    Raises:
+        SpecError: The workspace does not have it, or it is of another spec or of another version of tabvae.
+
+    """
+    run = Run(spec, run_id)
+    found = run.record("snapshot", SnapshotRef)
+    if found is None:
+        where = f"{store.safe_uri(spec.workspace.uri)}, as {socket.gethostname()} sees it,"
+        raise SpecError(
+            f"workspace {where} has no run {run_id}",
+            hint="name a workspace that all workers reach, such as a folder of an object store",
+        )
+    if run_id_of(spec, found.fingerprint) != _origin(run_id):
+        raise SpecError(
+            f"run {run_id} was begun with another spec, or by another version of tabvae than {code_version()} here",
+            hint="install the same version of tabvae on all workers",
+        )
+    return found
+
+
+def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:
+    """Find the model that a run has trained; None where it has not yet."""
+    return Run(spec, snapshot.run_id).record("train", ModelRef)
 
 
 def learn(

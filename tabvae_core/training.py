@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +22,12 @@ from tabvae_core.checkpoints import (
     same_shapes,
     write_checkpoint,
 )
+from tabvae_core.errors import DataError
 from tabvae_core.progress import Progress, ProgressEvent, silent
 
 __all__ = ["TrainingPlan", "TrainingRecord", "train"]
+
+_log = logging.getLogger(__name__)
 
 _COOLING_RATE, _COOL = 0.2, 0.02
 """Learning rate that cooling begins with at most, and that needs none, as shares of the peak."""
@@ -112,6 +116,9 @@ def train(
     Returns:
         What happened.
 
+    Raises:
+        DataError: The device's memory does not hold the step of a single row.
+
     """
     run = _Run(model, plan, n_rows)
     if checkpoint is not None:
@@ -150,6 +157,7 @@ class _Run:
         self.averaged = copy_state(model)
         self.best = copy_state(model)
         self.batch = min(plan.batch_size, n_rows)
+        self.parts = 1
         self.steps_an_epoch = max(1, n_rows // self.batch)
 
     def epoch(
@@ -181,13 +189,44 @@ class _Run:
     ) -> float:  # fmt: skip
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        value = loss(self.model, rows, generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        value = self._gradients(loss, rows, generator)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
         self.optimizer.step()
         self.record.steps += 1
+        return value
+
+    def _gradients(
+        self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], rows: Tensor, generator: torch.Generator
+    ) -> float:
+        """Compute the gradients of the rows' mean loss, and return it.
+
+        Where memory does not hold all rows at once, they are taken in halves, quarters, and so on, whose gradients add
+        up to those of the whole batch: the training stays the one that was planned, only slower.
+        """
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return sum(self._part(loss, part, len(part) / len(rows), generator) for part in rows.chunk(self.parts))
+            # Here and not in a handler, whose exception would keep the tensors of the failed step alive.
+            self._take_less(len(rows))
+
+    def _part(
+        self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], rows: Tensor, share: float,
+        generator: torch.Generator,
+    ) -> float:  # fmt: skip
+        value = loss(self.model, rows, generator) * share
+        value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
+
+    def _take_less(self, rows: int) -> None:
+        if self.parts >= rows:
+            raise DataError(
+                f"{next(self.model.parameters()).device} has too little memory to train on a single row",
+                hint="use a device with more memory, or model.device: cpu",
+            )
+        self.parts *= 2
+        torch.cuda.empty_cache()  # does nothing where there is no GPU
+        _log.warning("out of memory with %d rows at once: going on with %d", rows * 2 // self.parts, rows // self.parts)
 
     def cool(self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], progress: Progress) -> None:
         start = min(_COOLING_RATE, self._decay(self.record.best_epoch / self.plan.epochs))
@@ -275,6 +314,7 @@ class _Run:
         self.averaged, self.best = states["averaged"], states["best"]
         load_optimizer(self.optimizer, states.get("optimizer", {}))
         self.record = TrainingRecord(**json.loads(meta["record"]))
+        _log.info("resumed from the checkpoint of epoch %d", self.record.epochs)
 
 
 @contextlib.contextmanager

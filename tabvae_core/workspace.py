@@ -14,7 +14,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from tabvae_core import lake as store
+from tabvae_core.errors import StorageError
 from tabvae_core.spec import RefreshSpec
 
 __all__ = ["Run", "code_version", "local_path", "run_id_of"]
@@ -117,13 +118,24 @@ class Run:
 
     @contextmanager
     def checkpoint(self) -> Iterator[Path]:
-        """Folder for training's checkpoints: on a local workspace one that outlives a kill, else a temporary one."""
+        """Folder for training's checkpoints, which the next training of this run finds; it goes when all is done.
+
+        On a local workspace it outlives a kill. In an object store it is kept when the training is interrupted or
+        fails, such as by the signal that cancels it or takes its machine away; after a kill without warning it is not.
+        """
         path = local_path(self.uri)
-        if path is None:
+        if path is not None:
+            yield path / "checkpoint"
+        else:
             with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
-                yield Path(folder)
-            return
-        yield path / "checkpoint"
+                if store.list_folder(self.place("checkpoint"), self.storage):
+                    store.copy_tree(self.place("checkpoint"), folder, source_storage=self.storage)
+                try:
+                    yield Path(folder)
+                except BaseException:
+                    with suppress(StorageError):  # what ended the training is what is to be told
+                        self._keep(folder, "checkpoint")
+                    raise
         self.remove("checkpoint")
 
     @contextmanager
@@ -131,9 +143,13 @@ class Run:
         """Local folder whose files become the run's folder `name` when the block ends without an error."""
         with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
             yield Path(folder)
-            self.remove(name)
-            if store.list_folder(folder):
-                store.copy_tree(folder, self.place(name), target_storage=self.storage)
+            self._keep(folder, name)
+
+    def _keep(self, folder: str, name: str) -> None:
+        """Make the files of a local folder the run's folder `name`."""
+        self.remove(name)
+        if store.list_folder(folder):
+            store.copy_tree(folder, self.place(name), target_storage=self.storage)
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:

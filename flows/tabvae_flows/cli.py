@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from tabvae_flows.commands import deploy as deploy_command
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
@@ -607,6 +608,9 @@ def demo(
         print_json(result.as_dict())
     else:
         print(result.text())
+
+
+app.command(epilog=deploy_command.EPILOG)(deploy_command.deploy)
 
 
 def main() -> NoReturn:

@@ -6,7 +6,7 @@ Tasks exchange references, never tables; a run's state says in one line what hap
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from typing import Any, ParamSpec
 
@@ -16,22 +16,17 @@ from prefect.states import Completed, Failed
 
 import tabvae_tasks as tasks
 from tabvae_core.comparison import Comparison
-from tabvae_core.errors import DataError, GateRefused, PublishConflict, SpecError, StorageError, TabvaeError
+from tabvae_core.errors import GateRefused, TabvaeError
 from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.references import ModelRef, ReleaseRef, TableRef
 from tabvae_core.spec import RefreshSpec
+from tabvae_flows.blocks import register_resolver
+from tabvae_flows.remote import train_elsewhere
+from tabvae_flows.states import FAILED_NAMES
 
 __all__ = ["compare_methods", "sample_table", "synthetic_refresh", "train_model"]
 
 P = ParamSpec("P")
-
-_FAILED_NAMES: dict[type[TabvaeError], str] = {
-    GateRefused: "Refused",
-    PublishConflict: "Conflict",
-    StorageError: "StorageFailed",
-    DataError: "DataFailed",
-    SpecError: "SpecFailed",
-}
 
 
 def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
@@ -42,13 +37,14 @@ def _said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
+        register_resolver()  # a worker's process begins here: nobody else lets specs name blocks
         spec = signature(function).bind(*args, **kwargs).arguments.get("spec")
         if isinstance(spec, RefreshSpec):
             tasks.label_run([f"table:{spec.name}"])
         try:
             state = function(*args, **kwargs)
         except TabvaeError as error:
-            name = next((name for kind, name in _FAILED_NAMES.items() if isinstance(error, kind)), "Failed")
+            name = next((name for kind, name in FAILED_NAMES.items() if isinstance(error, kind)), "Failed")
             return Failed(name=name, message=_said(error), data=error)
         if isinstance(state.data, ReleaseRef):
             tasks.label_run([f"version:{state.data.version}"], suffix=state.data.version)
@@ -74,18 +70,20 @@ def _said(error: TabvaeError) -> str:
     validate_parameters=True,
 )
 @_said_in_state
-def synthetic_refresh(spec: RefreshSpec, force: bool = False) -> State[ReleaseRef]:
+def synthetic_refresh(spec: RefreshSpec, force: bool = False, train_on: str | None = None) -> State[ReleaseRef]:
     """Refresh the synthetic copy of a table: learn, sample, prove, publish.
 
     Args:
         spec: Source, target, model, gates: the whole refresh.
         force: Publish a new version even where source and spec have not changed.
+        train_on: Deployment whose worker trains, such as train-model/gpu; this run's own process where left out.
 
     """
     snapshot = tasks.take_snapshot(spec, force)
     if (current := tasks.find_release(spec, snapshot)) is not None:
         return Completed(name="Unchanged", message=f"unchanged: version {current.version} stays", data=current)
-    model = tasks.train_model(spec, snapshot)
+    train = partial(train_elsewhere, deployment=train_on) if train_on else tasks.train_model
+    model = train(spec, snapshot)
     table = tasks.sample_table(spec, snapshot, model)
     validation = tasks.validate_table(spec, snapshot, model, table)
     evaluation = tasks.evaluate_table(spec, snapshot, model, table, validation)
@@ -95,14 +93,16 @@ def synthetic_refresh(spec: RefreshSpec, force: bool = False) -> State[ReleaseRe
 
 @flow(name="train-model", flow_run_name="train-{spec.name}", result_serializer="json")
 @_said_in_state
-def train_model(spec: RefreshSpec) -> State[ModelRef]:
+def train_model(spec: RefreshSpec, run_id: str | None = None) -> State[ModelRef]:
     """Pin the source and learn it; the model stays in the workspace, where a refresh of the same spec finds it.
 
     Args:
         spec: Source, model, privacy; the target is not touched.
+        run_id: Run of the workspace whose snapshot is learned; the source as it is now where left out.
 
     """
-    model = tasks.train_model(spec, tasks.take_snapshot(spec))
+    snapshot = tasks.find_snapshot(spec, run_id) if run_id else tasks.take_snapshot(spec)
+    model = tasks.train_model(spec, snapshot)
     return Completed(message=f"learned {model.rows:,} rows in {model.seconds:,.0f} s: {model.uri}", data=model)
 
 

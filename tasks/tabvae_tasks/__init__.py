@@ -4,7 +4,9 @@ from tabvae_tasks.runs import label_run
 from tabvae_tasks.steps import (
     conclude_comparison,
     evaluate_table,
+    find_model,
     find_release,
+    find_snapshot,
     measure_method,
     plan_comparison,
     publish_release,
@@ -17,7 +19,9 @@ from tabvae_tasks.steps import (
 __all__ = [
     "conclude_comparison",
     "evaluate_table",
+    "find_model",
     "find_release",
+    "find_snapshot",
     "label_run",
     "measure_method",
     "plan_comparison",

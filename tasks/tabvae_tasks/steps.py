@@ -28,7 +28,9 @@ from tabvae_tasks.listening import task_progress
 __all__ = [
     "conclude_comparison",
     "evaluate_table",
+    "find_model",
     "find_release",
+    "find_snapshot",
     "measure_method",
     "plan_comparison",
     "publish_release",
@@ -75,6 +77,18 @@ def take_snapshot(spec: RefreshSpec, force: bool = False) -> SnapshotRef:
 def find_release(spec: RefreshSpec, snapshot: SnapshotRef) -> ReleaseRef | None:
     """Find the current release if it came from this source, spec and code."""
     return steps.up_to_date(spec, snapshot)
+
+
+@_step("look for snapshot")
+def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
+    """Find the snapshot that another process took."""
+    return steps.find_snapshot(spec, run_id)
+
+
+@_step("look for model")
+def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:
+    """Find the model that a run has trained already."""
+    return steps.find_model(spec, snapshot)
 
 
 @_step("train")

@@ -835,6 +835,37 @@ CASES = (
         ("LAKE_ACCESS_KEY_ID", "LAKE_SECRET_ACCESS_KEY"),
         store="moto",
     ),
+    Case(
+        "deployment with a cron that is none",
+        'tabvae deploy refresh.yaml --cron "every night"',
+        2,
+        spec_with(),
+        ("--cron", "every night", "0 3 * * *"),
+    ),
+    Case(
+        "deployment in an unknown timezone",
+        'tabvae deploy refresh.yaml --cron "0 3 * * *" --timezone Berlin',
+        2,
+        spec_with(),
+        ("--timezone", "Berlin", "Europe/Berlin"),
+    ),
+    Case(
+        "one name for two deployments",
+        "tabvae deploy refresh.yaml refresh.yaml --name nightly",
+        2,
+        spec_with(),
+        ("--name", "2 specs"),
+    ),
+    Case("spec deployed twice", "tabvae deploy refresh.yaml refresh.yaml", 2, spec_with(), ("2 specs", "table")),
+    Case(
+        "deployment without a server",
+        "tabvae deploy refresh.yaml",
+        2,
+        spec_with(),
+        ("PREFECT_API_URL", "prefect server start"),
+        environment={"PREFECT_PROFILES_PATH": "none.toml"},
+        own_process=True,
+    ),
     # ---- 3: data
     Case(
         "missing file",
@@ -1007,6 +1038,15 @@ CASES = (
         ("s3://errors/orders.parquet", "credentials"),
         store="rclone",
         environment=GOOD_KEYS,
+    ),
+    Case(
+        "deployment to a server that does not answer",
+        "tabvae deploy refresh.yaml",
+        6,
+        spec_with(),
+        ("does not answer", "PREFECT_API_URL"),
+        environment={"PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        own_process=True,
     ),
     Case(
         "unknown access key",

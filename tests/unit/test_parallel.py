@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import pytest
 import torch
@@ -77,3 +78,10 @@ def test_threads_are_given_back() -> None:
     before = torch.get_num_threads()
     run_members([lambda listen: torch.get_num_threads() for _ in range(2)], 2, silent)
     assert torch.get_num_threads() == before
+
+
+def test_jobs_run_in_the_context_of_their_caller() -> None:
+    """What they log is known to belong to the caller's run."""
+    name: ContextVar[str] = ContextVar("name", default="nobody")
+    name.set("caller")
+    assert run_members([lambda _: name.get(), lambda _: name.get()], 2, silent) == ["caller", "caller"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tabvae_core.errors import DataError
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
 ROWS = 256
@@ -118,3 +119,51 @@ def test_a_loss_that_breaks_never_becomes_the_best() -> None:
     values = iter([1.0, float("nan"), float("nan")])
     record = train(fresh(), loss, lambda model: next(values), ROWS, TrainingPlan(3, 64, 0.01))
     assert record.best_epoch == 1
+
+
+# ---------------------------------------------------------------- too little memory
+
+
+class Device:
+    """Stands in for a GPU that holds so many rows; `torch.OutOfMemoryError` is what torch raises there."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.largest = rows, 0
+
+    def loss(self, model: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
+        if len(rows) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.largest = max(self.largest, len(rows))
+        return nn.functional.mse_loss(model(X[rows]), Y[rows])
+
+
+def trained_on(device: Device) -> tuple[nn.Module, TrainingRecord]:
+    model = fresh()
+    return model, train(model, device.loss, validation_loss, ROWS, TrainingPlan(6, 32, 0.02, seed=3))
+
+
+def test_a_step_that_memory_does_not_hold_is_taken_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+    whole, expected = trained_on(Device(ROWS))
+    small = Device(9)
+    with caplog.at_level("WARNING", "tabvae_core.training"):
+        model, record = trained_on(small)
+    assert small.largest == 8
+    assert (record.steps, record.epochs) == (expected.steps, expected.epochs), "the plan stays"
+    for a, b in zip(whole.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert [r.getMessage() for r in caplog.records] == [
+        "out of memory with 32 rows at once: going on with 16",
+        "out of memory with 16 rows at once: going on with 8",
+    ]
+
+
+def test_memory_that_holds_no_row_is_an_error_that_says_so() -> None:
+    with pytest.raises(DataError, match="cpu has too little memory to train on a single row"):
+        trained_on(Device(0))
+
+
+def test_a_resumed_training_says_where_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(fresh(), tmp_path, epochs=2)
+    with caplog.at_level("INFO", "tabvae_core.training"):
+        run(fresh(), tmp_path, epochs=2)
+    assert "resumed from the checkpoint of epoch 2" in caplog.messages
