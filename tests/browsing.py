@@ -10,7 +10,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 # No sandbox: tests run as root in containers. The rest keeps a browser of the tests off the network.
-_ARGUMENTS = [
+_ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -18,7 +18,7 @@ _ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-]
+)
 _PATIENCE_SECONDS = 300
 """A busy machine draws the UI in a minute."""
 

@@ -28,18 +28,18 @@ def test_a_pace_is_that_of_this_run_alone() -> None:
 @pytest.mark.parametrize(
     ("event", "left", "line"),
     [
-        (ProgressEvent("sample", 500, 1000, "rows"), 4.4, "500/1,000 rows, 4 s left, 3,000 rows"),
+        (ProgressEvent("sample", 500, 1000, "rows"), 4.4, "500/1,000 rows, 4 s left, of 9"),
         (
             ProgressEvent("train", 2, 4, "epochs", "loss 1.5, 9 s left"),
             4.0,
-            "2/4 epochs, 9 s left, loss 1.5, 3,000 rows",
+            "2/4 epochs, 9 s left, loss 1.5, of 9",
         ),
-        (ProgressEvent("train", 4, 4, "epochs", "loss 1.5, 0 s left"), 0.0, "4/4 epochs, loss 1.5, 3,000 rows"),
-        (ProgressEvent("read", 7, None, "rows"), None, "7 rows, 3,000 rows"),
+        (ProgressEvent("train", 4, 4, "epochs", "loss 1.5, 0 s left"), 0.0, "4/4 epochs, loss 1.5, of 9"),
+        (ProgressEvent("read", 7, None, "rows"), None, "7 rows, of 9"),
     ],
 )
 def test_time_left_stands_where_a_card_shows_it(event: ProgressEvent, left: float | None, line: str) -> None:
-    assert progress_line(event, left, "3,000 rows") == line
+    assert progress_line(event, left, "of 9") == line
 
 
 def test_figures_stand_beside_those_of_the_last_release() -> None:
