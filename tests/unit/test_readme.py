@@ -19,7 +19,7 @@ from tabvae_flows.customers import customers
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "deployments" / "README.md"]
-HOW_TO = (README, ROOT / "docs" / "augmentation.md", ROOT / "docs" / "latent.md")
+HOW_TO = (README, *(ROOT / "docs" / f"{name}.md" for name in ("augmentation", "latent", "prefect-ui")))
 """Pages whose blocks are executed, in this order."""
 SERVED = ("a Prefect server", "an object store", "the tests would run themselves")
 BLOCK = re.compile(r"(?:<!-- not executed: (?P<why>.+?) -->\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
