@@ -49,6 +49,8 @@ __all__ = [
 ]
 
 Scalar = str | int | float | bool | None
+_SHORT = {"auc", "jsd", "uri", "url"}
+"""Words of field names that titles write in capitals."""
 
 
 class Kind(StrEnum):
@@ -64,8 +66,43 @@ class Kind(StrEnum):
     NESTED = "nested"
 
 
+def _titled(name: str) -> str:
+    words = [word.upper() if word in _SHORT else word for word in name.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
+def _with_methods(schema: dict[str, Any]) -> None:
+    """Offer the methods that are installed where the schema is made; the model itself takes any name."""
+    from tabvae_core.synthesizers.registry import methods
+
+    schema["enum"] = list(methods())
+
+
+def _for_form(schema: dict[str, Any]) -> None:
+    """Number the fields, so that a form shows them in this order wherever the schema was stored in between, and write
+    an example into the help of a field, because forms do not show examples.
+    """
+    for position, field in enumerate(schema.get("properties", {}).values()):
+        field["position"] = position
+        if "examples" in field:
+            field["description"] = f"{field.get('description', '')} For example: {_shown(field['examples'][0])}".strip()
+
+
+def _shown(example: Any) -> str:
+    if isinstance(example, dict):
+        return ", ".join(f"{key}: {value}" for key, value in example.items())
+    return ", ".join(map(str, example)) if isinstance(example, list) else str(example)
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        json_schema_extra=_for_form,
+        field_title_generator=lambda name, _: _titled(name),
+        model_title_generator=lambda model: model.__name__.removesuffix("Spec"),
+    )
 
 
 class StorageSpec(_Part):
@@ -76,7 +113,9 @@ class StorageSpec(_Part):
     region: str | None = Field(default=None, examples=["eu-central-1"])
     """Region of the bucket; empty: what the environment says."""
     credentials: str = Field(
-        default="environment", pattern=r"^(environment|anonymous|env:[A-Z][A-Z0-9_]*|block:[a-z0-9-]+)$"
+        default="environment",
+        pattern=r"^(environment|anonymous|env:[A-Z][A-Z0-9_]*|block:[a-z0-9-]+)$",
+        examples=["block:lake"],
     )
     """environment: the usual AWS variables and profiles. env:LAKE reads LAKE_ACCESS_KEY_ID, LAKE_SECRET_ACCESS_KEY
     and LAKE_SESSION_TOKEN. block:NAME takes them from a Prefect block. anonymous: none."""
@@ -127,7 +166,7 @@ class TargetSpec(_Part):
 class WorkspaceSpec(_Part):
     """Where runs keep their records, checkpoints, models and not yet accepted tables."""
 
-    uri: str = ".tabvae"
+    uri: str = Field(default=".tabvae", examples=["s3://lake/tabvae-workspace"])
     """A folder that every worker of this refresh reaches; a local one when all steps run on one machine."""
     storage: StorageSpec = StorageSpec()
     """Access to the workspace."""
@@ -161,7 +200,7 @@ class ColumnOverride(_Part):
 class ModelSpec(_Part):
     """The synthesizer and its training."""
 
-    method: str = "vae"
+    method: str = Field(default="vae", json_schema_extra=_with_methods)
     """Synthesizer: vae, gaussian_copula, copula_vae, ctgan, tabddpm, vae_basic, dp_marginals, or one that a package
     registers."""
     epochs: int | None = Field(default=None, ge=1, le=100_000)
@@ -172,7 +211,7 @@ class ModelSpec(_Part):
     """Peak learning rate; empty: the method's own."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of the split, of training, and of nothing else."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cuda:0"])
     """auto: a GPU when there is one."""
     max_seconds: float | None = Field(default=None, gt=0)
     """Stop training after so many seconds with the best model so far; makes results depend on the machine's speed."""
@@ -240,7 +279,7 @@ class SampleSpec(_Part):
     """Blocks drawn at the same time; empty: one a core. Does not change the result."""
     rows_per_file: int = Field(default=1_000_000, ge=1000)
     """Rows of each Parquet file at most."""
-    given: dict[str, Scalar] = Field(default_factory=dict)
+    given: dict[str, Scalar] = Field(default_factory=dict, examples=[{"segment": "premium"}])
     """Values fixed for every row; the other columns are drawn conditionally on them."""
     balance: BalanceSpec | None = None
     """Classes of one column in chosen numbers; the other columns are drawn conditionally on them."""
@@ -369,14 +408,21 @@ class PolicySpec(_Part):
 class RefreshSpec(_Part):
     """One refresh of one table, from source to published release."""
 
+    # In the order of the run form: what people change first stands first.
     name: str = Field(default="table", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,79}$", examples=["customers"])
     """Name of the table in reports, run names and tags."""
     source: SourceSpec
     """The real table."""
     target: TargetSpec
     """Where releases go."""
-    workspace: WorkspaceSpec = WorkspaceSpec()
-    """Where runs keep their state."""
+    model: ModelSpec = ModelSpec()
+    """The synthesizer."""
+    sample: SampleSpec = SampleSpec()
+    """The synthetic table."""
+    rules: tuple[str, ...] = Field(default=(), examples=[["age > 0", "closed_at >= opened_at"]])
+    """Conditions that every synthetic row satisfies (a null makes a condition true, as in SQL's CHECK)."""
+    gates: GateSpec = GateSpec()
+    """What must hold before it is published."""
     columns: dict[str, ColumnOverride] = Field(default_factory=dict)
     """What the data alone does not say."""
     unlearnable: Literal["drop", "null", "refuse", "generate"] = "generate"
@@ -385,24 +431,18 @@ class RefreshSpec(_Part):
     """What to do when the source's columns differ from `expect_columns`."""
     expect_columns: dict[str, str] | None = None
     """Columns and Arrow types that the source must have; `tabvae init` writes them. Empty: whatever it has."""
-    rules: tuple[str, ...] = Field(default=(), examples=[["age > 0", "closed_at >= opened_at"]])
-    """Conditions that every synthetic row satisfies (a null makes a condition true, as in SQL's CHECK)."""
-    target_column: str | None = None
+    target_column: str | None = Field(default=None, examples=["churned"])
     """Column to predict when usefulness is measured."""
     scenarios: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$")], ScenarioSpec] = Field(
         default_factory=dict
     )
     """Tables that might be, by name, for `tabvae simulate`; a refresh makes none of them."""
-    model: ModelSpec = ModelSpec()
-    """The synthesizer."""
-    sample: SampleSpec = SampleSpec()
-    """The synthetic table."""
-    gates: GateSpec = GateSpec()
-    """What must hold before it is published."""
     privacy: PrivacySpec = PrivacySpec()
     """What the model must not hold."""
     policy: PolicySpec = PolicySpec()
     """When to train anew."""
+    workspace: WorkspaceSpec = WorkspaceSpec()
+    """Where runs keep their state."""
 
     @field_validator("scenarios")
     @classmethod

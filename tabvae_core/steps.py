@@ -68,12 +68,14 @@ __all__ = [
     "find_model",
     "find_snapshot",
     "keep_schema",
+    "last_release",
     "learn",
     "measured_rows",
     "open_source",
     "pinned_source",
     "proof_of",
     "publish",
+    "read_evaluation",
     "refresh",
     "released_by",
     "rows_of",
@@ -89,7 +91,7 @@ __all__ = [
 if TYPE_CHECKING:
     from tabvae_core.codecs.table import TableCodec
     from tabvae_core.drift import Profile
-    from tabvae_core.evaluation import Augmentation
+    from tabvae_core.evaluation import Augmentation, Evaluation
     from tabvae_core.privacy.near_copies import NearCopies
     from tabvae_core.privacy.receipt import Spent
     from tabvae_core.sampling import TableSink
@@ -784,6 +786,20 @@ def publish(
     run.remove("table")
     progress(ProgressEvent("publish", 1, 1, message=f"version {reference.version}"))
     return reference
+
+
+def last_release(spec: RefreshSpec) -> release.Manifest | None:
+    """Read what is known of the release that readers have now; None where nothing was published yet."""
+    pointer = release.read_pointer(spec.target).pointer
+    return None if pointer is None else release.read_manifest(spec.target, pointer.version)
+
+
+def read_evaluation(spec: RefreshSpec, evaluation: EvaluationRef) -> Evaluation:
+    """Read an evaluation in full, column by column and pair by pair."""
+    from tabvae_core.evaluation import Evaluation
+
+    run = Run(spec, evaluation.run_id)
+    return Evaluation.model_validate(store.read_json(run.place("report", "evaluation.json"), run.storage))
 
 
 def rows_of(spec: RefreshSpec, snapshot: SnapshotRef, part: Part) -> int:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Credentials",
     "S3Access",
+    "StoreOptions",
     "check_writable",
     "copy_file",
     "copy_tree",
@@ -101,10 +102,19 @@ class Credentials:
     region: str | None = None
 
 
-_RESOLVERS: dict[str, Callable[[str], Credentials]] = {}
+@dataclass(frozen=True)
+class StoreOptions:
+    """Access to a store of any kind, in the words of its fsspec package. Secrets stay out of its repr."""
+
+    options: Mapping[str, Any] = field(repr=False)
+    """Such as `{"account_name": ..., "account_key": ...}` of adlfs, or `{"key": ..., "secret": ...}` of s3fs."""
 
 
-def register_credentials(scheme_name: str, resolver: Callable[[str], Credentials]) -> None:
+Access = Credentials | StoreOptions
+_RESOLVERS: dict[str, Callable[[str], Access]] = {}
+
+
+def register_credentials(scheme_name: str, resolver: Callable[[str], Access]) -> None:
     """Teach this process where credentials of the form `scheme_name:NAME` come from.
 
     Args:
@@ -126,7 +136,7 @@ def _from_variables(prefix: str) -> Credentials:
     return Credentials(os.environ[names[0]], os.environ[names[1]], os.environ.get(f"{prefix}_SESSION_TOKEN") or None)
 
 
-def _resolve(reference: str) -> Credentials | None:
+def _resolve(reference: str) -> Access | None:
     """Return the credentials that a reference names; None: the usual AWS variables and profiles."""
     kind, _, name = reference.partition(":")
     if kind in ("environment", "anonymous"):
@@ -170,7 +180,7 @@ def filesystem(uri: str, storage: StorageSpec | None = None, *, retries: bool = 
         if not path:
             raise SpecError(f"{safe_uri(uri)} names no bucket", hint="write s3://BUCKET/FOLDER")
         return _s3(storage or StorageSpec(), retries), path
-    return _other(uri, scheme)
+    return _other(uri, scheme, storage or StorageSpec())
 
 
 def _local() -> AbstractFileSystem:
@@ -179,11 +189,14 @@ def _local() -> AbstractFileSystem:
     return LocalFileSystem(auto_mkdir=True)
 
 
-def _other(uri: str, scheme: str) -> tuple[AbstractFileSystem, str]:
+def _other(uri: str, scheme: str, storage: StorageSpec) -> tuple[AbstractFileSystem, str]:
     from fsspec.core import url_to_fs
 
+    # Keys of an S3 store mean nothing to another one, which finds its own in the environment.
+    access = _resolve(storage.credentials) if storage.credentials.startswith("block:") else None
+    options = access.options if isinstance(access, StoreOptions) else {}
     try:
-        fs, path = url_to_fs(uri, use_listings_cache=False)
+        fs, path = url_to_fs(uri, **{"use_listings_cache": False, **options})
     except ImportError:
         raise SpecError(
             f"{safe_uri(uri)} needs a package that is not installed",
@@ -193,6 +206,11 @@ def _other(uri: str, scheme: str) -> tuple[AbstractFileSystem, str]:
         raise SpecError(
             f"{safe_uri(uri)}: fsspec knows no storage called {scheme}://",
             hint="use a local path, file://, s3://, or install the package that brings it",
+        ) from None
+    except TypeError as error:
+        # What is said of an unknown or missing option is its name, never its value.
+        raise SpecError(
+            f"{safe_uri(uri)}: {error}", hint="name the storage's options in a tabvae-lake block of Prefect"
         ) from None
     return fs, str(path).rstrip("/")
 
@@ -215,7 +233,8 @@ def s3_access(storage: StorageSpec) -> S3Access:
         SpecError: Credentials that cannot be resolved.
 
     """
-    credentials = _resolve(storage.credentials)
+    access = _resolve(storage.credentials)
+    credentials = _s3_keys(access.options, storage.credentials) if isinstance(access, StoreOptions) else access
     environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     endpoint = storage.endpoint_url or (credentials and credentials.endpoint_url) or environment
     region = storage.region or (credentials and credentials.region) or _region(endpoint)
@@ -235,6 +254,19 @@ def _s3(storage: StorageSpec, retries: bool) -> AbstractFileSystem:
     if key not in _OPEN:
         _OPEN[key] = _connect(access.endpoint_url, access.region, credentials, access.anonymous, retries)
     return _OPEN[key]
+
+
+def _s3_keys(options: Mapping[str, Any], reference: str) -> Credentials:
+    """Read the names that s3fs gives to keys, endpoint and region."""
+    known = {"key", "secret", "token", "endpoint_url", "region"}
+    if set(options) - known or not {"key", "secret"} <= set(options):
+        raise SpecError(
+            f"storage.credentials is {reference}, whose options are {', '.join(sorted(options)) or 'none'}",
+            hint="for s3:// they are key and secret, and may be token, endpoint_url and region",
+        )
+    return Credentials(
+        options["key"], options["secret"], options.get("token"), options.get("endpoint_url"), options.get("region")
+    )
 
 
 def _region(endpoint: str | None) -> str | None:

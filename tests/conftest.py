@@ -21,6 +21,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let CI say where pictures of the browser are kept."""
+    parser.addoption("--screenshots", metavar="DIR", help="Keep what the browser saw here.")
+
+
 @contextmanager
 def isolated_credentials(nothing: Path) -> Iterator[None]:
     """Keep the developer's own keys, profiles and endpoints out; `nothing` is a path where no file stands."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
+from inspect import signature
 from typing import Any, ParamSpec
 
 from prefect import flow
@@ -30,19 +31,36 @@ P = ParamSpec("P")
 
 
 def said_in_state(function: Callable[P, Any]) -> Callable[P, Any]:
-    """Turn an error of ours into a failed state whose message is the error's own; callers still get the error."""
+    """Turn an error of ours into a failed state whose message is the error's own; callers still get the error.
+
+    The run is tagged with its table, and in the end with the version that readers get.
+    """
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Any:
         register_resolver()  # a worker's process begins here: nobody else lets specs name blocks
+        spec = signature(function).bind(*args, **kwargs).arguments.get("spec")
+        if isinstance(spec, RefreshSpec):
+            tasks.label_run([f"table:{spec.name}"])
         try:
-            return function(*args, **kwargs)
+            state = function(*args, **kwargs)
         except TabvaeError as error:
             name = next((name for kind, name in FAILED_NAMES.items() if isinstance(error, kind)), "Failed")
-            prefix = "refused: " if isinstance(error, GateRefused) else ""
-            return Failed(name=name, message=prefix + str(error), data=error)
+            return Failed(name=name, message=_said(error), data=error)
+        if isinstance(state.data, ReleaseRef):
+            tasks.label_run([f"version:{state.data.version}"], suffix=state.data.version)
+        return state
 
     return wrapped
+
+
+def _said(error: TabvaeError) -> str:
+    """Say what happened first: "refused: age > 0 broken by 12 rows"."""
+    if not isinstance(error, GateRefused) or not error.failures:
+        return str(error)
+    failures, more = error.failures[:3], len(error.failures) - 3
+    first = "refused: " + "; ".join(failures) + (f"; and {more} more" if more > 0 else "")
+    return f"{first}\n  hint: {error.hint}" if error.hint else first
 
 
 @flow(

@@ -16,6 +16,7 @@ from tabvae_core.lake.sink import ParquetSink
 from tabvae_core.lake.source import ParquetSource
 from tabvae_core.storage import (
     Credentials,
+    StoreOptions,
     check_writable,
     copy_file,
     copy_tree,
@@ -42,6 +43,7 @@ __all__ = [
     "Guarantee",
     "ParquetSink",
     "ParquetSource",
+    "StoreOptions",
     "check_writable",
     "copy_file",
     "copy_tree",

@@ -1,6 +1,7 @@
-"""One Prefect task for each step. The work is in `tabvae_core`; here are retries and artifacts."""
+"""One Prefect task for each step. The work is in `tabvae_core`; here are retries, artifacts, assets and events."""
 
 from tabvae_tasks.listening import hold_target
+from tabvae_tasks.runs import label_run
 from tabvae_tasks.steps import (
     choose_model,
     conclude_comparison,
@@ -27,6 +28,7 @@ __all__ = [
     "find_release",
     "find_snapshot",
     "hold_target",
+    "label_run",
     "measure_method",
     "plan_comparison",
     "publish_release",

@@ -1,17 +1,23 @@
-"""What a run leaves to look at in Prefect's UI: tables of figures, the verdict, a link to the report."""
+"""What a run leaves to look at in Prefect's UI: tables of figures, pictures, the verdict, links to the report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from tabvae_core.comparison import Comparison
-from tabvae_core.evaluation.result import Metric
+from tabvae_core.errors import GateRefused
+from tabvae_core.evaluation.pictures import association_picture, column_picture
+from tabvae_core.evaluation.result import Evaluation, Metric
 from tabvae_core.gates import ATTACK
+from tabvae_core.lake import filesystem, is_local, join_uri
 from tabvae_core.outcomes import Outcome, summary
 from tabvae_core.references import EvaluationRef, FeedRef, GateResult, ModelChoice, ReleaseRef, ValidationRef
+from tabvae_core.release import Manifest
 from tabvae_tasks.listening import artifact_key
 
 __all__ = [
@@ -21,7 +27,9 @@ __all__ = [
     "show_comparison",
     "show_feed",
     "show_outcomes",
+    "show_pictures",
     "show_quality",
+    "show_refusal",
     "show_release",
     "show_validation",
     "verdict",
@@ -32,14 +40,20 @@ _GATE_OF = {"c2st": "auc"}
 """Gates whose name is not that of their figure."""
 
 
-def quality_rows(evaluation: EvaluationRef) -> list[dict[str, Any]]:
-    """One row a figure or attack, with value, floor, limit and verdict, and one for the column furthest off."""
+def quality_rows(evaluation: EvaluationRef, last: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """One row a figure or attack, with value, floor, limit, verdict and change, and one for the column furthest off.
+
+    Args:
+        evaluation: The figures, and what the gates said of them.
+        last: The figures of the last release, each {"value": v, "floor": f}.
+
+    """
     gates = {result.name: result for result in evaluation.results if result.column is None}
     rows: list[dict[str, Any]] = []
     for name, figure in evaluation.metrics.items():
         if figure["value"] is not None:
-            gate = gates.get(_GATE_OF.get(name, name))
-            rows.append(_row(name, figure["value"], figure["floor"], gate))
+            before = ((last or {}).get(name) or {}).get("value")
+            rows.append(_row(name, figure["value"], figure["floor"], gates.get(_GATE_OF.get(name, name)), before))
     attacks = [result for result in gates.values() if result.name.startswith(ATTACK) and result.value is not None]
     rows += [_row(result.name, result.value, None, result) for result in attacks]
     columns = [result for result in evaluation.results if result.column is not None and result.value is not None]
@@ -49,15 +63,20 @@ def quality_rows(evaluation: EvaluationRef) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(figure: str, value: float | None, floor: float | None, gate: GateResult | None) -> dict[str, Any]:
+def _row(
+    figure: str, value: float | None, floor: float | None, gate: GateResult | None, last: float | None = None
+) -> dict[str, Any]:
     verdict = "reported" if gate is None else "passed" if gate.passed else "refused"
     limit = gate.limit if gate is not None else None
+    change = value - last if value is not None and last is not None else None
     return {
         "figure": figure,
         "value": _number(value),
         "floor": _number(floor),
         "limit": _number(limit),
         "verdict": verdict,
+        "last release": _number(last),
+        "change": "" if change is None else f"{change:+.4f}",
     }
 
 
@@ -103,26 +122,75 @@ def show_validation(table: str, validation: ValidationRef) -> None:
     create_markdown_artifact("\n".join(lines), key=artifact_key(table, "validation"), description="Schema and rules")
 
 
-def show_quality(table: str, evaluation: EvaluationRef) -> None:
-    """Leave the quality table, and the report's address."""
+def show_quality(table: str, evaluation: EvaluationRef, last: Manifest | None = None) -> None:
+    """Leave the quality table beside the last release's figures, and the report's address."""
+    beside = f" Change: since version {last.version}." if last is not None else " There is no release yet."
     create_table_artifact(
-        quality_rows(evaluation),
+        quality_rows(evaluation, last.metrics if last is not None else None),
         key=artifact_key(table, "quality"),
         description=f"{verdict(evaluation.results)}. Floor: training rows against held-out rows. Attacks: the proven"
-        " advantage, or AUC.",
+        f" advantage, or AUC.{beside}",
     )
     _show_link(table, evaluation.report_uri, "quality report")
 
 
-def show_release(table: str, release: ReleaseRef) -> None:
-    """Leave the address of the published version's report, and what was published."""
+def show_pictures(table: str, evaluation: Evaluation) -> None:
+    """Leave the report's figures of columns and pairs as still pictures."""
+    pictures = {
+        "distance of each column": column_picture(evaluation),
+        "difference of association of each pair": association_picture(evaluation),
+    }
+    lines = [f"![{name}]({_inline(picture)})" for name, picture in pictures.items() if picture]
     create_markdown_artifact(
-        f"## {table}: version {release.version}\n\n- rows: {release.rows:,}\n- folder: `{release.uri}`\n"
-        f"- published: {release.published_at}\n- report: `{release.report_uri}`",
+        "\n\n".join([f"## {table}: real and synthetic", evaluation.verdict.sentence, *lines]),
+        key=artifact_key(table, "pictures"),
+        description="Columns and pairs that are furthest off",
+    )
+
+
+def _inline(svg: str) -> str:
+    """Put a picture into its own address: nothing serves it, and Prefect stores it with the artifact."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def show_release(table: str, release: ReleaseRef, results: Sequence[GateResult] = (), *, docs: bool = False) -> None:
+    """Leave what was published, and where table, report and Data Docs stand."""
+    lines = [
+        f"## {table}: version {release.version}",
+        f"- rows: {release.rows:,}",
+        f"- published: {release.published_at}",
+        f"- gates: {verdict(tuple(results))}",
+        f"- table: {_link(release.uri)}",
+        f"- report: {_link(release.report_uri)}",
+    ]
+    lines += [f"- Data Docs: {_link(join_uri(release.uri, 'docs', 'index.html'))}"] if docs else []
+    lines += ["", "```text", f"tabvae releases {release.target}", "```"]
+    create_markdown_artifact(
+        "\n".join(lines),
         key=artifact_key(table, "release"),
-        description="Published version",
+        description=f"Version {release.version}: {release.rows:,} rows",
     )
     _show_link(table, release.report_uri, f"report of version {release.version}")
+
+
+def show_refusal(table: str, refusal: GateRefused) -> None:
+    """Leave which gates refused the table, and where it is kept."""
+    report = join_uri(refusal.quarantine, "report.html")
+    lines = [f"## {table}: refused, the last release stays", *(f"- {failure}" for failure in refusal.failures)]
+    lines += ["", f"- table: {_link(refusal.quarantine)}", f"- report: {_link(report)}"]
+    create_markdown_artifact(
+        "\n".join(lines),
+        key=artifact_key(table, "refusal"),
+        description=f"Refused by {len(refusal.failures)} gates: {refusal.failures[0] if refusal.failures else ''}",
+    )
+    _show_link(table, report, "report of the refused table")
+
+
+def _link(uri: str) -> str:
+    """A link that a browser can follow, else an address to copy."""
+    if is_local(uri):
+        return f"[`{uri}`]({Path(filesystem(uri)[1]).as_uri()})"
+    return f"[`{uri}`]({uri})" if uri.startswith(("http://", "https://")) else f"`{uri}`"
 
 
 def show_comparison(table: str, comparison: Comparison) -> None:

@@ -21,7 +21,7 @@ from tabvae_core.lease import turn
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.spec import RefreshSpec
 
-__all__ = ["also_tell", "artifact_key", "hold_target", "task_progress"]
+__all__ = ["Pace", "also_tell", "artifact_key", "hold_target", "progress_line", "task_progress"]
 
 _listener: ContextVar[Progress] = ContextVar("tabvae_listener", default=silent)
 
@@ -48,18 +48,19 @@ def artifact_key(*parts: str) -> str:
 
 
 @contextmanager
-def task_progress(table: str) -> Iterator[Progress]:
+def task_progress(table: str, about: str = "") -> Iterator[Progress]:
     """Progress listener of the task that is running; outside a run only `also_tell`'s listener hears it.
 
     Args:
         table: Name of the table, for the artifact's key.
+        about: What the task works on, such as "3,000 rows"; shown with every step.
 
     """
     if TaskRunContext.get() is None:
         yield _listener.get()
         return
     with _notices_logged():
-        yield _TaskListener(table, _listener.get())
+        yield _TaskListener(table, about, _listener.get())
 
 
 @contextmanager
@@ -119,8 +120,9 @@ def _task_run_id() -> UUID | None:
 
 
 class _TaskListener:
-    def __init__(self, table: str, listener: Progress) -> None:
-        self._table, self._listener = table, listener
+    def __init__(self, table: str, about: str, listener: Progress) -> None:
+        self._table, self._about, self._listener = table, about, listener
+        self._paces: dict[str, Pace] = {}
         self._artifacts: dict[str, UUID] = {}
         self._updated: dict[str, float] = {}
         self._logged: dict[str, float] = {}
@@ -129,26 +131,58 @@ class _TaskListener:
     def __call__(self, event: ProgressEvent) -> None:
         self._listener(event)
         now, ended = time.monotonic(), event.total is not None and event.done >= event.total
+        left = self._paces.setdefault(event.step, Pace()).seconds_left(event, now)
         if ended or now - self._logged.get(event.step, -_LOG_EVERY) >= _LOG_EVERY:
             self._logged[event.step] = now
-            self._log.info(_line(event))
+            self._log.info("%s: %s", event.step, progress_line(event, left, self._about))
         if event.total and (ended or now - self._updated.get(event.step, -_ARTIFACT_EVERY) >= _ARTIFACT_EVERY):
             self._updated[event.step] = now
-            self._show(event, min(100.0, 100.0 * event.done / event.total))
+            line = progress_line(event, left, self._about)
+            self._show(event.step, min(100.0, 100.0 * event.done / event.total), line)
 
-    def _show(self, event: ProgressEvent, percent: float) -> None:
+    def _show(self, step: str, percent: float, line: str) -> None:
         """Progress is a courtesy: an API that does not answer must not fail a training of hours."""
         try:
-            if (artifact := self._artifacts.get(event.step)) is None:
-                key = artifact_key(self._table, event.step)
-                created = create_progress_artifact(percent, key=key, description=_line(event))
-                self._artifacts[event.step] = cast(UUID, created)
+            if (artifact := self._artifacts.get(step)) is None:
+                created = create_progress_artifact(percent, key=artifact_key(self._table, step), description=line)
+                self._artifacts[step] = cast(UUID, created)
             else:
-                update_progress_artifact(artifact, percent, description=_line(event))
+                update_progress_artifact(artifact, percent, description=line)
         except Exception as error:
             self._log.warning("progress artifact not written: %s", type(error).__name__)
 
 
-def _line(event: ProgressEvent) -> str:
+class Pace:
+    """How long a step will go on, judged by how fast it went from its first sign of life to the last."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, float] | None = None
+
+    def seconds_left(self, event: ProgressEvent, now: float) -> float | None:
+        """Take a sign of life into account, and estimate; None as long as nothing can be said.
+
+        Args:
+            event: The sign of life.
+            now: When it was given, in seconds of any clock that does not jump.
+
+        """
+        if self._began is None:
+            self._began = (now, event.done)
+        spent, done = now - self._began[0], event.done - self._began[1]
+        if event.total is None or done <= 0 or spent <= 0:
+            return None
+        return max(0.0, event.total - event.done) * spent / done
+
+
+def progress_line(event: ProgressEvent, seconds_left: float | None, about: str = "") -> str:
+    """Say what is done and how long it goes on, before all else: cards of the UI cut a line short.
+
+    A step that knows better than its pace how long it goes on, such as a training with a time limit, says so itself.
+    """
     count = f"{event.done:,.0f}" + (f"/{event.total:,.0f}" if event.total is not None else "")
-    return " ".join(filter(None, (f"{event.step}: {count}", event.unit, event.message)))
+    said = event.message.split(", ") if event.message else []
+    own = [part for part in said if part.endswith(" s left")]
+    rest = [part for part in said if part not in own]
+    ended = event.total is not None and event.done >= event.total
+    left = own or ([f"{seconds_left:,.0f} s left"] if seconds_left is not None else [])
+    return ", ".join([f"{count} {event.unit}".rstrip(), *([] if ended else left), *rest, *filter(None, [about])])

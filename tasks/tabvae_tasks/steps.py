@@ -9,7 +9,7 @@ from prefect import Task, task
 
 from tabvae_core import comparison, policy, steps
 from tabvae_core.comparison import Comparison, Plan
-from tabvae_core.errors import StorageError
+from tabvae_core.errors import GateRefused, StorageError
 from tabvae_core.evaluation.recommendation import MethodResult
 from tabvae_core.feed import feed
 from tabvae_core.references import (
@@ -23,7 +23,18 @@ from tabvae_core.references import (
     ValidationRef,
 )
 from tabvae_core.spec import RefreshSpec, StorageSpec
-from tabvae_tasks.artifacts import show_choice, show_comparison, show_feed, show_quality, show_release, show_validation
+from tabvae_tasks.artifacts import (
+    show_choice,
+    show_comparison,
+    show_feed,
+    show_pictures,
+    show_quality,
+    show_refusal,
+    show_release,
+    show_validation,
+)
+from tabvae_tasks.assets import making, model_asset, release_asset, snapshot_asset, source_asset, tell
+from tabvae_tasks.events import emit_drifted, emit_published, emit_refused
 from tabvae_tasks.listening import task_progress
 
 __all__ = [
@@ -68,8 +79,12 @@ def _step(name: str, run_name: str = "") -> Callable[[Callable[P, R]], Task[P, R
 @_step("snapshot")
 def take_snapshot(spec: RefreshSpec, force: bool = False) -> SnapshotRef:
     """Pin the source's objects, rows and schema."""
+    made = snapshot_asset(spec)
+    making(made, of=source_asset(spec))
     with task_progress(spec.name) as progress:
-        return steps.snapshot(spec, force=force, progress=progress)
+        snapshot = steps.snapshot(spec, force=force, progress=progress)
+    tell(made, snapshot.model_dump(include={"run_id", "rows", "columns", "fingerprint"}))
+    return snapshot
 
 
 @_step("look for current release")
@@ -84,6 +99,8 @@ def choose_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelChoice:
     with task_progress(spec.name) as progress:
         choice = policy.choose_model(spec, snapshot, progress=progress)
     show_choice(spec.name, choice)
+    if drifted := {column.column: column.beyond for column in choice.columns if column.drifted}:
+        emit_drifted(spec, drift=max(drifted.values()), threshold=choice.max_drift, columns=drifted)
     return choice
 
 
@@ -102,8 +119,12 @@ def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:
 @_step("train")
 def train_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef:
     """Learn the rows that are not held out."""
-    with task_progress(spec.name) as progress:
-        return steps.train(spec, snapshot, progress=progress)
+    made = model_asset(spec)
+    making(made, of=snapshot_asset(spec))
+    with task_progress(spec.name, f"{snapshot.rows:,} rows") as progress:
+        model = steps.train(spec, snapshot, progress=progress)
+    tell(made, model.model_dump(mode="json"))
+    return model
 
 
 @_step("sample")
@@ -129,7 +150,8 @@ def evaluate_table(
     """Measure the table against held-out rows."""
     with task_progress(spec.name) as progress:
         evaluation = steps.evaluate(spec, snapshot, model, table, validation, progress=progress)
-    show_quality(spec.name, evaluation)
+    show_quality(spec.name, evaluation, steps.last_release(spec))
+    show_pictures(spec.name, steps.read_evaluation(spec, evaluation))
     return evaluation
 
 
@@ -143,9 +165,18 @@ def publish_release(
     evaluation: EvaluationRef,
 ) -> ReleaseRef:
     """Publish the accepted table, or quarantine the refused one."""
+    made, results = release_asset(spec), (*validation.results, *evaluation.results)
+    making(made, of=model_asset(spec))
     with task_progress(spec.name) as progress:
-        release = steps.publish(spec, snapshot, model, table, validation, evaluation, progress=progress)
-    show_release(spec.name, release)
+        try:
+            release = steps.publish(spec, snapshot, model, table, validation, evaluation, progress=progress)
+        except GateRefused as refusal:
+            show_refusal(spec.name, refusal)
+            emit_refused(spec, refusal, evaluation.metrics)
+            raise
+    tell(made, {"version": release.version, "uri": release.uri, "rows": release.rows, "gates_passed": len(results)})
+    show_release(spec.name, release, results, docs=validation.docs_uri is not None)
+    emit_published(spec, release, evaluation.metrics)
     return release
 
 

@@ -23,7 +23,7 @@ HOW_TO = (
     README,
     *(
         ROOT / "docs" / f"{page}.md"
-        for page in ("augmentation", "latent", "refresh-policy", "refresh-sets", "test-environments")
+        for page in ("augmentation", "latent", "prefect-ui", "refresh-policy", "refresh-sets", "test-environments")
     ),
 )
 """Pages whose blocks are executed, in this order."""
