@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from tabvae_flows.commands.train import train
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
@@ -607,6 +608,9 @@ def demo(
         print_json(result.as_dict())
     else:
         print(result.text())
+
+
+app.command(epilog=example("tabvae train s3://lake/tabvae-workspace/runs/0d1f5a5e8c7b3a21"))(train)
 
 
 def main() -> NoReturn:

@@ -17,7 +17,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
-from tabvae_core.progress import Progress, ProgressEvent, silent
+from tabvae_core.progress import Progress, ProgressEvent, line_of, silent
 
 __all__ = ["also_tell", "artifact_key", "task_progress"]
 
@@ -107,7 +107,7 @@ class _TaskListener:
         now, ended = time.monotonic(), event.total is not None and event.done >= event.total
         if ended or now - self._logged.get(event.step, -_LOG_EVERY) >= _LOG_EVERY:
             self._logged[event.step] = now
-            self._log.info(_line(event))
+            self._log.info(line_of(event))
         if event.total and (ended or now - self._updated.get(event.step, -_ARTIFACT_EVERY) >= _ARTIFACT_EVERY):
             self._updated[event.step] = now
             self._show(event, min(100.0, 100.0 * event.done / event.total))
@@ -117,14 +117,9 @@ class _TaskListener:
         try:
             if (artifact := self._artifacts.get(event.step)) is None:
                 key = artifact_key(self._table, event.step)
-                created = create_progress_artifact(percent, key=key, description=_line(event))
+                created = create_progress_artifact(percent, key=key, description=line_of(event))
                 self._artifacts[event.step] = cast(UUID, created)
             else:
-                update_progress_artifact(artifact, percent, description=_line(event))
+                update_progress_artifact(artifact, percent, description=line_of(event))
         except Exception as error:
             self._log.warning("progress artifact not written: %s", type(error).__name__)
-
-
-def _line(event: ProgressEvent) -> str:
-    count = f"{event.done:,.0f}" + (f"/{event.total:,.0f}" if event.total is not None else "")
-    return " ".join(filter(None, (f"{event.step}: {count}", event.unit, event.message)))
