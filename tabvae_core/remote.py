@@ -36,11 +36,9 @@ class TrainFailure(BaseModel):
 
     def error(self) -> TabvaeError:
         """Make the error that the trainer met, of its own class where that is one of ours."""
-        kind = getattr(errors, self.kind, None)
-        if kind in (errors.GateRefused, errors.ImpossibleRule) or not isinstance(kind, type):
-            kind = TabvaeError
-        error: TabvaeError = kind(self.message, hint=self.hint)
-        return error
+        name = "SpecError" if self.kind == "ImpossibleRule" else self.kind  # its rule stands in the message
+        kind: type[TabvaeError] = getattr(errors, name) if name in errors.__all__ else TabvaeError
+        return kind(self.message, hint=self.hint)
 
 
 def command_of(spec: RefreshSpec, run_id: str) -> tuple[str, ...]:
@@ -49,7 +47,12 @@ def command_of(spec: RefreshSpec, run_id: str) -> tuple[str, ...]:
     uri = store.filesystem(run.uri)[1] if store.is_local(run.uri) else run.uri
     options = {"--endpoint-url": storage.endpoint_url, "--region": storage.region, "--credentials": storage.credentials}
     usual = StorageSpec().credentials
-    return ("tabvae", "train", uri, *(part for pair in options.items() if pair[1] not in (None, usual) for part in pair))
+    return (
+        "tabvae",
+        "train",
+        uri,
+        *(part for pair in options.items() if pair[1] not in (None, usual) for part in pair),
+    )
 
 
 def open_run(uri: str, storage: StorageSpec | None = None) -> tuple[RefreshSpec, SnapshotRef]:

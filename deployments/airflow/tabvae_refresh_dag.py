@@ -6,7 +6,7 @@ Copy it into the DAGs folder with the spec beside it. Needs `pip install "tabvae
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airflow.sdk import DAG, Param, task
@@ -19,7 +19,7 @@ RELEASE = release_asset(SPEC)
 with DAG(
     "tabvae_refresh",
     schedule="0 3 * * *",
-    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     params={"force": Param(False, type="boolean", description="Publish anew where nothing has changed.")},

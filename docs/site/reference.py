@@ -140,7 +140,9 @@ def _default(field: Mapping[str, Any]) -> str:
 
 def _meaning(field: Mapping[str, Any]) -> str:
     text = _cell(" ".join(str(field.get("description", "")).split()))
-    examples = [yaml.safe_dump(one, default_flow_style=True, width=200).splitlines()[0] for one in field.get("examples", ())]
+    examples = [
+        yaml.safe_dump(one, default_flow_style=True, width=200).splitlines()[0] for one in field.get("examples", ())
+    ]
     return text + (" Example: " + ", ".join(f"`{_cell(one)}`" for one in examples) + "." if examples else "")
 
 
@@ -210,11 +212,14 @@ def _prose(text: str) -> str:
 # ---------------------------------------------------------------- troubleshooting
 
 _KINDS = {
-    "2": ("The spec, a rule or an option", "Nothing was read or written. Correct what the message names."),
+    "2": ("The spec, a rule or an option", "Correct what the message names. The published version stays."),
     "3": ("The table, or a model file", "The table is not what the spec or the model expects."),
     "4": ("A gate refused the table", "The table is in quarantine with its report; the published version stays."),
     "5": ("Another writer published first", "Its version stands; run the refresh again."),
-    "6": ("Storage: access, network, disk", "The published version stays; the next try goes on where this one stopped."),
+    "6": (
+        "Storage: access, network, disk",
+        "The published version stays; the next try goes on where this one stopped.",
+    ),
     "0": ("Works, with a note", "Inputs that look wrong and are not."),
 }
 _TROUBLE_HEAD = """# Troubleshooting
@@ -236,7 +241,9 @@ def troubleshooting_page(errors: str) -> str:
         errors: The text of docs/errors.md.
 
     """
-    rows = [re.split(r"(?<!\\) \| ", line.strip("| \n")) for line in errors.splitlines() if re.match(r"\| [^|]+ \| `", line)]
+    rows = [
+        re.split(r"(?<!\\) \| ", line.strip("| \n")) for line in errors.splitlines() if re.match(r"\| [^|]+ \| `", line)
+    ]
     lines = [_TROUBLE_HEAD]
     for code, (title, means) in _KINDS.items():
         lines += [f"## {title} (exit code {code})", "", means, ""] if code != "0" else [f"## {title}", "", means, ""]
@@ -247,13 +254,13 @@ def troubleshooting_page(errors: str) -> str:
 
 
 def _trouble(what: str, command: str, message: str) -> Iterator[str]:
-    said, *more = (re.sub(r"^(error|hint|note): |^FAIL +\w+ +", "", part) for part in message.split("<br>"))
-    yield f"### {_plain(said)}"
+    said, *more = message.split("<br>")
+    yield f"### {_plain(re.sub(r'^(error|note): |^FAIL +[a-z]+ +', '', said))}"
     yield ""
-    yield f"{what[:1].upper()}{what[1:]}: {command}"
-    for hint in more:
+    yield f"When: {what}, as in {command}"
+    for line in more:
         yield ""
-        yield f"**{hint[:1].upper()}{hint[1:]}.**" if not hint.startswith("`") else f"**{hint}.**"
+        yield line.replace("hint: ", "What to do: ", 1)
 
 
 def _plain(text: str) -> str:

@@ -96,7 +96,9 @@ class TabvaeStepOperator(BaseOperator):
         """Read the rendered spec, with the settings on top."""
         from tabvae_core.spec import apply_settings, parse_spec
 
-        return parse_spec(apply_settings(spec_mapping(self.spec), tuple(self.settings)), where=f"spec of {self.task_id}")
+        return parse_spec(
+            apply_settings(spec_mapping(self.spec), tuple(self.settings)), where=f"spec of {self.task_id}"
+        )
 
     def run_step(self, spec: RefreshSpec) -> Any:
         """Call the core's step; its reference as JSON, None where it returns none."""
@@ -215,7 +217,9 @@ class TabvaeTrainOperator(TabvaeStepOperator):
         line = shlex.join(command)
         arguments = [part.replace("{train}", line) for part in self.submit or ()]
         self.log.info("starting the trainer: %s", shlex.join(arguments))
-        done = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
         self.log.info("%s", done.stdout.decode(errors="replace").strip() or "(no output)")
         if done.returncode:
             raise AirflowException(f"{arguments[0]} ended with exit code {done.returncode}: no trainer was started")

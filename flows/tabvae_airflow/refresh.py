@@ -1,6 +1,6 @@
 """A whole refresh as a task group.
 
-    snapshot → up_to_date → train → sample → validate → evaluate → publish
+snapshot → up_to_date → train → sample → validate → evaluate → publish
 """
 
 from __future__ import annotations

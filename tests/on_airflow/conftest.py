@@ -57,7 +57,7 @@ def airflow(*arguments: str) -> str:
 @pytest.fixture
 def spec(s3: Store, request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """A quick refresh that no gate refuses, of a table in an object store, all in the store."""
-    bucket = f"{s3.bucket_uri('lake')}/{request.node.originalname}"
+    bucket = f"{s3.bucket_uri('lake')}/{s3.name}/{request.node.originalname}"
     pq.write_table(customers(300), tmp_path / "customers.parquet")
     storage = s3.storage.model_dump(exclude_defaults=True)
     write_bytes(f"{bucket}/customers/0.parquet", (tmp_path / "customers.parquet").read_bytes(), s3.storage)

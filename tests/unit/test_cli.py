@@ -33,6 +33,7 @@ COMMANDS = (
     "releases",
     "rollback",
     "demo",
+    "train",
 )
 
 
