@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Progress", "ProgressEvent", "silent"]
+__all__ = ["Progress", "ProgressEvent", "line_of", "silent"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +33,9 @@ Progress = Callable[[ProgressEvent], None]
 
 def silent(event: ProgressEvent) -> None:
     """Listen to nothing."""
+
+
+def line_of(event: ProgressEvent) -> str:
+    """Say an event in one line of a log, such as "train: 12/40 epochs loss 20.41, 12 s left"."""
+    count = f"{event.done:,.0f}" + (f"/{event.total:,.0f}" if event.total is not None else "")
+    return " ".join(filter(None, (f"{event.step}: {count}", event.unit, event.message)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tabvae_flows.commands import attack, budget, deploy, drift, feed, refresh_all
+from tabvae_flows.commands import attack, budget, deploy, drift, feed, refresh_all, train
 from tabvae_flows.console import notice, print_table, watching
 from tabvae_flows.environment import quiet
 from tabvae_flows.failures import INTERRUPTED, report_failure
@@ -631,7 +631,7 @@ def demo(
         print(result.text())
 
 
-for command in (attack, budget, deploy, drift, feed, refresh_all):
+for command in (attack, budget, deploy, drift, feed, refresh_all, train):
     command.register(app)
 
 

@@ -18,12 +18,14 @@ PACKAGES = {
     "tabvae_core": ROOT / "tabvae_core",
     "tabvae_tasks": ROOT / "tasks" / "tabvae_tasks",
     "tabvae_flows": ROOT / "flows" / "tabvae_flows",
+    "tabvae_airflow": ROOT / "flows" / "tabvae_airflow",
 }
 ORCHESTRATORS = {"prefect", "airflow"}
 FORBIDDEN = {
-    "tabvae_core": {*ORCHESTRATORS, "tabvae_tasks", "tabvae_flows"},
-    "tabvae_tasks": {"airflow", "tabvae_flows"},
-    "tabvae_flows": {"airflow"},
+    "tabvae_core": {*ORCHESTRATORS, "tabvae_tasks", "tabvae_flows", "tabvae_airflow"},
+    "tabvae_tasks": {"airflow", "tabvae_flows", "tabvae_airflow"},
+    "tabvae_flows": {"airflow", "tabvae_airflow"},
+    "tabvae_airflow": {"prefect", "tabvae_tasks", "tabvae_flows"},
 }
 # Each of these runs code from the file it opens.
 UNSAFE_MODULES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -79,6 +81,17 @@ def test_imports_go_one_way() -> None:
         if name.split(".")[0] in FORBIDDEN[package]
     ]
     assert not wrong
+
+
+def test_airflows_room_knows_the_core_and_airflow_alone() -> None:
+    """No library of ours by itself either: what a step needs is the core's business."""
+    foreign = {
+        name.split(".")[0]
+        for package, file in MODULES
+        if package == "tabvae_airflow"
+        for name in imported(tree_of(file))
+    }
+    assert foreign - sys.stdlib_module_names == {"airflow", "openlineage", "tabvae_airflow", "tabvae_core"}
 
 
 def test_imports_are_absolute() -> None:

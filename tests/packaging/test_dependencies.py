@@ -13,7 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-OURS = {"tabvae_core", "tabvae_tasks", "tabvae_flows"}
+OURS = {"tabvae_core", "tabvae_tasks", "tabvae_flows", "tabvae_airflow"}
+ELSEWHERE = {"airflow": ["apache-airflow"], "openlineage": ["apache-airflow"]}
+"""Modules of the other environment: Airflow's own, and those its provider brings where it is installed."""
 
 
 def canonical(name: str) -> str:
@@ -39,7 +41,7 @@ def imported(folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
 
 
 def undeclared(folders: Iterable[Path], declared: set[str]) -> list[str]:
-    known = packages_distributions()
+    known = ELSEWHERE | packages_distributions()
     return [
         f"{file.relative_to(ROOT)} imports {module}"
         for module, file in imported(folders)
@@ -55,25 +57,42 @@ def test_every_import_of_the_core_is_declared() -> None:
 
 def test_every_import_of_tasks_and_flows_is_declared() -> None:
     declared = names([*PROJECT["dependencies"], *EXTRAS["prefect"]])
-    assert undeclared([ROOT / "tasks", ROOT / "flows"], declared) == []
+    assert undeclared([ROOT / "tasks", ROOT / "flows" / "tabvae_flows"], declared) == []
+
+
+def test_every_import_under_airflow_is_declared() -> None:
+    declared = names([*PROJECT["dependencies"], *EXTRAS["airflow"]])
+    assert undeclared([ROOT / "flows" / "tabvae_airflow"], declared) == []
 
 
 def test_every_import_of_the_tests_is_declared() -> None:
-    parts = ("prefect", "dev", "sql", "delta", "iceberg", "dp")
+    parts = ("prefect", "dev", "sql", "delta", "iceberg", "dp", "airflow", "docs")
     declared = names([*PROJECT["dependencies"], *(line for extra in parts for line in EXTRAS[extra])])
     helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")}
     assert undeclared([ROOT / "tests"], declared | {canonical(name) for name in helpers}) == []
 
 
-def test_every_direct_dependency_is_constrained() -> None:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
+def pins(file: str) -> dict[str, str]:
+    """Versions by name."""
+    lines = [line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
     # No address, no path, no local version: a plain index must be able to serve each line.
-    assert [line for line in pins if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)] == []
-    pinned = names(pins)
-    assert len(pinned) == len(pins), "each name once"
-    asked = names([*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)])
-    assert asked - pinned == set()
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line)] == []
+    found = dict(line.split("==") for line in lines)
+    assert len(found) == len(lines), "each name once"
+    return found
+
+
+def test_every_direct_dependency_is_constrained() -> None:
+    asked = names([*PROJECT["dependencies"], *(line for name in EXTRAS if name != "airflow" for line in EXTRAS[name])])
+    assert asked - set(pins("constraints.txt")) == set()
+
+
+def test_airflows_environment_has_the_same_versions_of_ours() -> None:
+    here, there = pins("constraints.txt"), pins("constraints-airflow.txt")
+    asked = names([*PROJECT["dependencies"], *EXTRAS["airflow"]])
+    assert asked - set(there) == set()
+    differ = {name: (here[name], there[name]) for name in asked & set(here) if here[name] != there[name]}
+    assert not differ
 
 
 def test_the_changelog_speaks_of_this_version() -> None:

@@ -19,7 +19,12 @@ import pytest
 from tables_made import people
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {"tabvae_core": ROOT, "tabvae_tasks": ROOT / "tasks", "tabvae_flows": ROOT / "flows"}
+PACKAGES = {
+    "tabvae_core": ROOT,
+    "tabvae_tasks": ROOT / "tasks",
+    "tabvae_flows": ROOT / "flows",
+    "tabvae_airflow": ROOT / "flows",
+}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
@@ -92,8 +97,16 @@ def test_the_wheel_holds_the_packages_whole_and_nothing_else(built: Built) -> No
 def test_the_sdist_holds_what_the_readme_speaks_of(built: Built) -> None:
     with tarfile.open(built.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"README.md", "LICENSE", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml"} <= names
-    assert {"deployments/prefect.yaml", "docs/concepts.md", "tests/conftest.py", ".ci/run"} <= names
+    assert {
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "Makefile",
+        "constraints.txt",
+        "constraints-airflow.txt",
+        "mkdocs.yml",
+    } <= names
+    assert {"pyproject.toml", "deployments/prefect.yaml", "docs/concepts.md", "tests/conftest.py", ".ci/run"} <= names
     leftovers = {".venv", ".git", "demo-output", "dist", ".tabvae"} & {name.split("/")[0] for name in names}
     assert not leftovers
 
@@ -141,3 +154,13 @@ def test_prefect_finds_the_blocks_there(fresh: Environment) -> None:
         "print(*{e.load().__name__ for e in entry_points(group='prefect.collections') if e.name == 'tabvae'})"
     )
     assert fresh.run("python", "-c", script) == "tabvae_flows.blocks"
+
+
+def test_airflow_finds_the_provider_there(fresh: Environment) -> None:
+    """Its metadata needs no Airflow: who has Prefect alone can still list it."""
+    script = (
+        "from importlib.metadata import entry_points; "
+        "(e,) = [e for e in entry_points(group='apache_airflow_provider') if e.module.startswith('tabvae')]; "
+        "print(e.load()()['versions'][0])"
+    )
+    assert fresh.run("python", "-c", script) == VERSION

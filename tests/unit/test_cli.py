@@ -37,6 +37,7 @@ COMMANDS = (
     "rollback",
     "demo",
     "budget",
+    "train",
 )
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,35 +13,28 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from page_blocks import ROOT, Block, blocks
 from tabvae_flows.customers import customers
 
-ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "deployments" / "README.md"]
 HOW_TO = (
     README,
     *(
         ROOT / "docs" / f"{page}.md"
-        for page in ("augmentation", "latent", "prefect-ui", "refresh-policy", "refresh-sets", "test-environments")
+        for page in (
+            "quickstart",
+            "augmentation",
+            "latent",
+            "prefect-ui",
+            "refresh-policy",
+            "refresh-sets",
+            "test-environments",
+        )
     ),
 )
 """Pages whose blocks are executed, in this order."""
 SERVED = ("a Prefect server", "an object store", "the tests would run themselves")
-BLOCK = re.compile(r"(?:<!-- not executed: (?P<why>.+?) -->\n)?^```(?P<kind>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    kind: str
-    code: str
-    why_not: str | None
-
-
-def blocks(page: Path) -> list[Block]:
-    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
-    return [Block(one["kind"], one["code"], one["why"]) for one in found]
 
 
 EXECUTED = [
@@ -129,4 +121,4 @@ def test_ci_runs_what_the_readme_says() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     calls = re.findall(r"^make .*$", script.read_text(encoding="utf-8"), re.M)
-    assert calls == ["make check", "make test"], "tests last: pytest's closing line ends the output"
+    assert calls == ["make check", "make docs", "make test-airflow", "make test"], "tests last: pytest's closing line"

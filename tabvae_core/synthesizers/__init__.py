@@ -1,0 +1,1 @@
+"""The methods: a contract, a registry, and one file a method."""
