@@ -177,7 +177,7 @@ class TabvaeTrainOperator(TabvaeStepOperator):
         self.train_timeout = train_timeout
 
     def run_step(self, spec: RefreshSpec) -> Any:
-        """Take the last model where the spec's policy does, train here, or start the trainer and defer until it ends."""
+        """Take the last model where the policy says so, train here, or start the trainer and defer until it ends."""
         from tabvae_core import policy, remote
         from tabvae_core.references import ModelRef
 
