@@ -140,7 +140,8 @@ def _default(field: Mapping[str, Any]) -> str:
 
 
 def _meaning(field: Mapping[str, Any]) -> str:
-    text = _cell(" ".join(str(field.get("description", "")).split()))
+    # The description ends with the first example in words, for forms; here each stands as it is written in YAML.
+    text = _cell(" ".join(str(field.get("description", "")).partition("For example: ")[0].split()))
     examples = [
         yaml.safe_dump(one, default_flow_style=True, width=200).splitlines()[0] for one in field.get("examples", ())
     ]
