@@ -1,6 +1,6 @@
 # tabvae and Prefect for workers and their runs, without a GPU. From the repository's root:
 #
-#   docker build -f deployments/containers/cpu.Dockerfile -t tabvae:cpu .
+#   docker build -f deployments/containers/cpu.Dockerfile -t tabvae:cpu --build-arg TORCH_INDEX=... .
 #
 # constraints.txt makes it the set of versions that was tested.
 
@@ -13,11 +13,11 @@ COPY flows flows
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.11-slim
-# PyTorch's builds for CPUs: those of PyPI bring several gigabytes of CUDA.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Index of PyTorch's CPU wheels; empty: the usual one, whose wheels bring CUDA and are several gigabytes larger.
+ARG TORCH_INDEX=
 COPY constraints.txt /tmp/constraints.txt
 COPY --from=wheel /wheels /tmp/wheels
-RUN pip install --no-cache-dir -c /tmp/constraints.txt --index-url ${TORCH_INDEX} torch \
+RUN pip install --no-cache-dir -c /tmp/constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
     && pip install --no-cache-dir -c /tmp/constraints.txt "$(ls /tmp/wheels/tabvae-*.whl)[prefect]" \
     && rm -r /tmp/wheels /tmp/constraints.txt
 # /data: where a volume for local sources and workspaces is mounted, which takes up the owner.

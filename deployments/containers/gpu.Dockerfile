@@ -13,11 +13,11 @@ COPY flows flows
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.11-slim
-# A build for the CUDA version that the hosts' drivers know; https://pytorch.org lists them.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cu126
+# Index of PyTorch's wheels for the CUDA version that the hosts' drivers know; empty: the usual one.
+ARG TORCH_INDEX=
 COPY constraints.txt /tmp/constraints.txt
 COPY --from=wheel /wheels /tmp/wheels
-RUN pip install --no-cache-dir -c /tmp/constraints.txt --index-url ${TORCH_INDEX} torch \
+RUN pip install --no-cache-dir -c /tmp/constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
     && pip install --no-cache-dir -c /tmp/constraints.txt "$(ls /tmp/wheels/tabvae-*.whl)[prefect]" \
     && rm -r /tmp/wheels /tmp/constraints.txt
 # What NVIDIA's toolkit gives to a container of this image.
