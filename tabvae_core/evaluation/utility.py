@@ -51,11 +51,8 @@ def _r2(x: Floats, y: Floats, x_test: Floats, y_test: Floats, seed: int) -> floa
     if known.sum() < MIN_ROWS or known_test.sum() < MIN_ROWS:
         return None
     truth = y_test[known_test]
-    guess = (
-        trees("regressor", seed=seed, iterations=rounds(int(known.sum())))
-        .fit(x[known], y[known])
-        .predict(x_test[known_test])
-    )
+    model = learn(trees("regressor", seed=seed, iterations=rounds(int(known.sum()))), x[known], y[known])
+    guess = model.predict(x_test[known_test])
     total = float(((truth - truth.mean()) ** 2).sum())
     return 1 - float(((truth - guess) ** 2).sum()) / total if total > 0 else None
 

@@ -13,6 +13,8 @@ __all__ = ["ATTACK", "gate_attacks"]
 ATTACK = "attack:"
 """What names of these gates begin with."""
 _COPIES = ("rare_copies", "rare_near_copies")
+_LEAST_TRIALS = 200
+"""Rows, guesses or values below which an attack is reported and refuses nothing: intervals hold for many, not for few."""
 _BY_COLUMN = "memorised_values"
 """The attack whose columns are gated one by one: one memorised column is lost among many others."""
 
@@ -24,7 +26,7 @@ def gate_attacks(figures: PrivacyFigures, gates: GateSpec) -> tuple[GateResult, 
     that keeps away from its training rows tells who they are, too.
 
     Args:
-        figures: What the attacks found. One without figures could not be measured and refuses nothing.
+        figures: What the attacks found. One without figures, or of few rows, refuses nothing.
         gates: The thresholds.
 
     Returns:
@@ -48,15 +50,22 @@ def _of(attack: AttackResult, gates: GateSpec) -> Iterator[GateResult]:
 
 
 def _auc(name: str, title: str, found: Estimate, limit: float) -> GateResult:
+    if found.trials < _LEAST_TRIALS:
+        return _too_few(name, f"{title}: AUC {found.text()}", limit, None)
     proven = max(0.5, found.low, 1 - found.high)
     return _result(name, f"{title}: AUC {found.text()}", proven, limit, None)
 
 
 def _risk(name: str, title: str, found: Estimate | None, limit: float, column: str | None = None) -> GateResult:
     if found is None:
-        detail = f"{title}: could not be measured, too few rows"
-        return GateResult(name=name, column=column, passed=True, limit=limit, detail=detail)
+        return _too_few(name, f"{title}: could not be measured", limit, column)
     return _result(name, f"{title}: advantage {found.text()}", found.proven, limit, column)
+
+
+def _too_few(name: str, said: str, limit: float, column: str | None) -> GateResult:
+    return GateResult(
+        name=name, column=column, passed=True, limit=limit, detail=f"{said}; too few rows to prove anything"
+    )
 
 
 def _result(name: str, said: str, proven: float, limit: float, column: str | None) -> GateResult:

@@ -68,7 +68,7 @@ def test_every_import_under_airflow_is_declared() -> None:
 def test_every_import_of_the_tests_is_declared() -> None:
     parts = ("prefect", "dev", "sql", "delta", "iceberg", "dp", "airflow", "docs")
     declared = names([*PROJECT["dependencies"], *(line for extra in parts for line in EXTRAS[extra])])
-    helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")}
+    helpers = {file.stem for folder in ("tests", "docs/site") for file in (ROOT / folder).rglob("*.py")}
     assert undeclared([ROOT / "tests"], declared | {canonical(name) for name in helpers}) == []
 
 

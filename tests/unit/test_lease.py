@@ -9,16 +9,19 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from conftest import Place
 from tabvae_core import lease
 from tabvae_core.errors import PublishConflict
 from tabvae_core.lake import list_folder, write_bytes
 from tabvae_core.lease import turn
 from tabvae_core.progress import ProgressEvent
 from tabvae_core.spec import TargetSpec
+
+if TYPE_CHECKING:
+    from conftest import Place
 
 
 def target_of(place: Place) -> TargetSpec:

@@ -105,7 +105,10 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
     rooms = "tabvae_core|tasks|flows|tests|deployments|docs|benchmarks"
     paths = re.findall(rf"`((?:{rooms})/[\w./-]*)`", text)
-    gone = [link for link in links if not (page.parent / link).exists()]
+    made = (
+        {"troubleshooting.md"} if page.parent == ROOT / "docs" else set()
+    )  # by docs/site/hooks.py; `make docs` holds it
+    gone = [link for link in links if link not in made and not (page.parent / link).exists()]
     gone += [path for path in paths if not (ROOT / path).exists()]
     assert not gone
 
@@ -121,4 +124,4 @@ def test_ci_runs_what_the_readme_says() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     calls = re.findall(r"^make .*$", script.read_text(encoding="utf-8"), re.M)
-    assert calls == ["make check", "make docs", "make test-airflow", "make test"], "tests last: pytest's closing line"
+    assert calls == ["make check", "make docs", "make test"], "tests last: pytest's closing line"
