@@ -1,4 +1,4 @@
-"""What the site gets beside its pages: the troubleshooting page, the list of decisions, drawings that follow the theme."""
+"""What the site gets beside its pages: troubleshooting, the list of decisions, drawings that follow the theme."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     python docs/site/reference.py --write      # after the spec or a command changed
 
-`docs/reference/spec.md` is made from `RefreshSpec`, `docs/reference/commands.md` from the command line; a test says when
-they are no longer true. The troubleshooting page is made from `docs/errors.md` while the site is built (`hooks.py`).
+`docs/reference/spec.md` is made from `RefreshSpec`, `docs/reference/commands.md` from the command line; a test says
+when they are no longer true. The troubleshooting page is made from `docs/errors.md` while the site is built (`hooks.py`).
 """
 
 from __future__ import annotations

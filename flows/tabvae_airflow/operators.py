@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
@@ -22,6 +22,7 @@ from tabvae_airflow.triggers import TrainingTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from pydantic import BaseModel
 
     from tabvae_core.errors import TabvaeError
     from tabvae_core.spec import RefreshSpec
@@ -56,7 +57,7 @@ class TabvaeStepOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("spec", "settings", "references", "force")
-    template_fields_renderers = {"spec": "yaml", "references": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"spec": "yaml", "references": "json"}
     ui_color = "#e3f1ee"
 
     def __init__(
@@ -114,7 +115,7 @@ class TabvaeStepOperator(BaseOperator):
         """References as the core knows them."""
         from tabvae_core import references as refs
 
-        kinds = {
+        kinds: dict[str, type[BaseModel]] = {
             "snapshot": refs.SnapshotRef,
             "model": refs.ModelRef,
             "table": refs.TableRef,
@@ -149,13 +150,14 @@ class TabvaeUpToDateOperator(TabvaeStepOperator):
 class TabvaeTrainOperator(TabvaeStepOperator):
     """Train, here or elsewhere.
 
-    Without `submit` the task trains by itself, on the worker that its queue, pool or executor gives it. With `submit` it
-    starts a trainer elsewhere by that command, which must return at once, and defers: no worker slot is taken until the
-    trainer has left its record in the run's folder.
+    Without `submit` the task trains by itself, on the worker that its queue, pool or executor gives it. With `submit`
+    it starts a trainer elsewhere by that command, which must return at once, and defers: no worker slot is taken until
+    the trainer has left its record in the run's folder.
 
     Args:
         submit: Command and arguments, run without a shell. `{train}` in an argument becomes the command line of the
-            trainer, quoted for a shell, such as `tabvae train s3://lake/tabvae-workspace/runs/0d1f5a5e8c7b3a21`. Templated.
+            trainer, quoted for a shell, such as `tabvae train s3://lake/tabvae-workspace/runs/0d1f5a5e8c7b3a21`.
+            Templated.
         poll_seconds: Time between looks for the record.
         train_timeout: Time after which the task fails, for a trainer that was killed leaves no record.
 

@@ -26,6 +26,7 @@ class TaskLog:
         self._said: dict[str, float] = {}
 
     def __call__(self, event: ProgressEvent) -> None:
+        """Hear of one event."""
         now, ended = time.monotonic(), event.total is not None and event.done >= event.total
         if ended or now - self._said.get(event.step, -_EVERY) >= _EVERY:
             self._said[event.step] = now

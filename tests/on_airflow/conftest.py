@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,13 +36,13 @@ if find_spec("airflow") is not None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def airflow_home() -> Iterator[Path]:
+def airflow_home() -> Path:
     """Airflow's database, and its DAGs folder with the example DAG."""
     (HOME / "dags").mkdir()
     example = ROOT / "deployments" / "airflow" / "tabvae_refresh_dag.py"
     (HOME / "dags" / example.name).write_bytes(example.read_bytes())
     airflow("db", "migrate")
-    yield HOME
+    return HOME
 
 
 def airflow(*arguments: str) -> str:

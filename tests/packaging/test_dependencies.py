@@ -68,7 +68,7 @@ def test_every_import_of_the_tests_is_declared() -> None:
     declared = names(
         [*PROJECT["dependencies"], *EXTRAS["prefect"], *EXTRAS["airflow"], *EXTRAS["dev"], *EXTRAS["docs"]]
     )
-    helpers = {file.stem for file in (ROOT / "tests").rglob("*.py")}
+    helpers = {file.stem for room in ("tests", "docs") for file in (ROOT / room).rglob("*.py")}
     assert undeclared([ROOT / "tests"], declared | {canonical(name) for name in helpers}) == []
 
 
