@@ -3,7 +3,7 @@
     python docs/site/reference.py --write      # after the spec or a command changed
 
 `docs/reference/spec.md` is made from `RefreshSpec`, `docs/reference/commands.md` from the command line; a test says
-when they are no longer true. The troubleshooting page is made from `docs/errors.md` while the site is built (`hooks.py`).
+when they are no longer true. The troubleshooting page is made from `docs/errors.md` while the site is built.
 """
 
 from __future__ import annotations
