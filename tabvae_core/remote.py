@@ -45,14 +45,14 @@ def command_of(spec: RefreshSpec, run_id: str) -> tuple[str, ...]:
     """Arguments of the command that trains a run, on any machine that has tabvae and reaches source and workspace."""
     run, storage = Run(spec, run_id), spec.workspace.storage
     uri = store.filesystem(run.uri)[1] if store.is_local(run.uri) else run.uri
-    options = {"--endpoint-url": storage.endpoint_url, "--region": storage.region, "--credentials": storage.credentials}
-    usual = StorageSpec().credentials
-    return (
-        "tabvae",
-        "train",
-        uri,
-        *(part for name, value in options.items() if value is not None and value != usual for part in (name, value)),
-    )
+    usual = StorageSpec()
+    options = [
+        ("--endpoint-url", storage.endpoint_url, usual.endpoint_url),
+        ("--region", storage.region, usual.region),
+        ("--credentials", storage.credentials, usual.credentials),
+    ]
+    chosen = [part for name, value, default in options if value and value != default for part in (name, value)]
+    return ("tabvae", "train", uri, *chosen)
 
 
 def open_run(uri: str, storage: StorageSpec | None = None) -> tuple[RefreshSpec, SnapshotRef]:

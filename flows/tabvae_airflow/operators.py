@@ -22,6 +22,7 @@ from tabvae_airflow.triggers import TrainingTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from pydantic import BaseModel
 
     from tabvae_core.errors import TabvaeError
     from tabvae_core.spec import RefreshSpec
@@ -114,7 +115,7 @@ class TabvaeStepOperator(BaseOperator):
         """References as the core knows them."""
         from tabvae_core import references as refs
 
-        kinds: dict[str, Any] = {
+        kinds: dict[str, type[BaseModel]] = {
             "snapshot": refs.SnapshotRef,
             "model": refs.ModelRef,
             "table": refs.TableRef,
@@ -155,7 +156,8 @@ class TabvaeTrainOperator(TabvaeStepOperator):
 
     Args:
         submit: Command and arguments, run without a shell. `{train}` in an argument becomes the command line of the
-            trainer, quoted for a shell, such as `tabvae train s3://lake/workspace/runs/0d1f5a5e8c7b3a21`. Templated.
+            trainer, quoted for a shell, such as `tabvae train s3://lake/tabvae-workspace/runs/0d1f5a5e8c7b3a21`.
+            Templated.
         poll_seconds: Time between looks for the record.
         train_timeout: Time after which the task fails, for a trainer that was killed leaves no record.
 

@@ -14,7 +14,7 @@ ATTACK = "attack:"
 """What names of these gates begin with."""
 _COPIES = ("rare_copies", "rare_near_copies")
 _LEAST_TRIALS = 200
-"""Rows, guesses or values below which an attack is reported and refuses nothing: intervals hold for many, not for few."""
+"""Rows or guesses below which an attack is reported and refuses nothing: its interval holds for many, not for few."""
 _BY_COLUMN = "memorised_values"
 """The attack whose columns are gated one by one: one memorised column is lost among many others."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -126,7 +127,7 @@ def test_a_trainer_elsewhere_trains_while_the_task_is_deferred(
     submit = ["sh", "-c", f"{{train}} > {log} 2>&1 &"]
     state, states = run(a_dag("elsewhere", spec, train={"submit": submit, "poll_seconds": 0.2}))
     assert (state, states) == ("success", dict.fromkeys(STEPS, "success"))
-    assert "learned 240 rows" in log.read_text(encoding="utf-8")
+    assert re.search(r"^learned 2\d\d rows in", log.read_text(encoding="utf-8"), re.M)
     assert current(target) is not None
 
 
