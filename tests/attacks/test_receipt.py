@@ -27,11 +27,13 @@ from tabvae_flows.cli import _run
 from tabvae_tasks.artifacts import quality_rows
 
 LAX = {"max_column_jsd": 1.0, "max_trend": 100, "max_auc": 1.0, "max_copies": 100, "data_docs": False}
+ROWS = 1_200
+"""Of fewer the gates ask nothing."""
 BESIDE = {"report.html", "evaluation.json", "privacy.json", "privacy.html"}
 
 
 def spec_for(folder: Path, **gates: Any) -> RefreshSpec:
-    pq.write_table(people(500, 1), folder / "people.parquet")
+    pq.write_table(people(ROWS, 1), folder / "people.parquet")
     return parse_spec(
         {
             "name": "people",
@@ -57,7 +59,7 @@ def test_receipt_stands_beside_the_table_and_the_manifest_names_it(published: Pa
     receipt = PrivacyReceipt.model_validate_json((published / "privacy.json").read_text(encoding="utf-8"))
     figures = json.loads((published / "evaluation.json").read_text(encoding="utf-8"))["privacy"]
     assert receipt.attacks == PrivacyFigures.model_validate(figures)
-    assert receipt.learned_rows + receipt.held_out_rows == receipt.synthetic_rows == 500
+    assert receipt.learned_rows + receipt.held_out_rows == receipt.synthetic_rows == ROWS
     assert receipt.run_id == manifest.run_id
     assert receipt.spent is None
     said = {one.name: one for one in receipt.protections}
@@ -179,3 +181,16 @@ def test_command_attacks_tables_of_any_maker(
     assert _run(["evaluate", "train.parquet", "fresh.parquet", "--holdout", "holdout.parquet", "--json", "e.json"]) == 0
     assert json.loads(Path("e.json").read_text(encoding="utf-8"))["privacy"]["members"] == 150
     assert "reaches an AUC" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("trials", "passed"), [(100, True), (400, False)])
+def test_an_attack_on_few_rows_is_told_and_refuses_nothing(trials: int, passed: bool) -> None:
+    auc = Estimate(value=0.8, low=0.7, high=0.9, trials=trials)
+    found = AttackResult(
+        name="membership_distance", title="Who was learned", knows="the table", advantage=None, auc=auc
+    )
+    half = trials // 2
+    figures = PrivacyFigures(members=half, controls=half, reference=half, synthetic=half, seed=0, attacks=(found,))
+    results = gate_attacks(figures, GateSpec())
+    assert results[0].passed == passed
+    assert "0.800 (0.700 to 0.900)" in results[0].detail

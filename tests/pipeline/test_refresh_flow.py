@@ -16,6 +16,7 @@ import pytest
 import yaml
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.testing.utilities import prefect_test_harness
 from pydantic import SecretStr
 
@@ -198,8 +199,9 @@ def test_a_set_is_a_flow_run_a_table_and_one_summary(tmp_path: Path) -> None:
         refresh_set(str(tmp_path / "specs"), parallel=2)
     assert release.current(str(tmp_path / "out" / "alpha")) is not None
     with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(sort=FlowRunSort.START_TIME_ASC)
         # A run that has published bears the version behind its name.
-        runs = {run.name.split(" ")[0]: run for run in client.read_flow_runs()}
+        runs = {run.name.split(" ")[0]: run for run in found}
         artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
     assert (runs["refresh-alpha"].state_name, runs["refresh-beta"].state_name) == ("Completed", "Refused")
     assert runs["refresh-alpha"].parent_task_run_id is not None
