@@ -969,6 +969,8 @@ CASES = (
         ("out", "has no version", "versions:"),
     ),
     Case("rollback where nothing was published", "tabvae rollback nowhere v1", 3, nothing, ("nowhere",)),
+    Case("training of what is no run", "tabvae train work/runs/0123456789abcdef", 3, nothing, ("is no run", "RUN_ID")),
+    Case("unknown credentials", "tabvae train work/runs/0 --credentials lake", 2, nothing, ("--credentials", "'lake'")),
     # ---- 4: gates
     Case(
         "table that the gates refuse",
