@@ -1225,6 +1225,8 @@ CASES = (
     ),
     Case("database fed with a refused version", f"{FEED} --version v9", 3, refused_release, ("v9", "quarantine")),
     Case("database fed from nowhere", "tabvae feed nowhere --into sqlite:///shop.db", 3, nothing, ("nowhere",)),
+    Case("training of what is no run", "tabvae train work/runs/0123456789abcdef", 3, nothing, ("is no run", "RUN_ID")),
+    Case("unknown credentials", "tabvae train work/runs/0 --credentials lake", 2, nothing, ("--credentials", "'lake'")),
     # ---- 4: gates
     Case(
         "table that the gates refuse",
