@@ -15,6 +15,8 @@ ATTACK = "attack:"
 _COPIES = ("rare_copies", "rare_near_copies")
 _LEAST_TRIALS = 200
 """Rows or guesses below which an attack is reported and refuses nothing: its interval holds for many, not for few."""
+_GUESSING, _LEAST_GUESSES = "singling_out", 1_000
+"""Attacks whose guesses meet the same few outliers again and again, where rows are few: no intervals hold for these."""
 _BY_COLUMN = "memorised_values"
 """The attack whose columns are gated one by one: one memorised column is lost among many others."""
 
@@ -42,11 +44,18 @@ def _of(attack: AttackResult, gates: GateSpec) -> Iterator[GateResult]:
         yield _auc(name, attack.title, attack.auc, gates.max_membership_auc)
     else:
         limit = gates.max_rare_copies if attack.name in _COPIES else gates.max_risk
-        yield _risk(name, attack.title, attack.advantage, limit)
-    yield _risk(f"{name} exposed", f"{attack.title}, most exposed 1 %", attack.exposed, gates.max_exposed_risk)
+        yield _risk(name, attack.title, _proving(attack, attack.advantage), limit)
+    exposed = _proving(attack, attack.exposed)
+    yield _risk(f"{name} exposed", f"{attack.title}, most exposed 1 %", exposed, gates.max_exposed_risk)
     if attack.name == _BY_COLUMN:
         for column, found in attack.columns.items():
             yield _risk(name, f"{attack.title}, column {column}", found, gates.max_exposed_risk, column)
+
+
+def _proving(attack: AttackResult, found: Estimate | None) -> Estimate | None:
+    """What can prove something; None where there are too few guesses."""
+    few = attack.advantage is None or attack.advantage.trials < _LEAST_GUESSES
+    return None if attack.name.startswith(_GUESSING) and few else found
 
 
 def _auc(name: str, title: str, found: Estimate, limit: float) -> GateResult:
