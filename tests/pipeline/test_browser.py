@@ -51,11 +51,8 @@ def test_a_run_by_the_form(prefect_stack: PrefectStack, tmp_path: Path, request:
         "gates": LAX,
     }
     pictures = Path(request.config.getoption("--screenshots") or tmp_path / "screenshots")
-    with (
-        prefect_stack.active(),
-        browser(prefect_stack.ui_url, pictures) as window,
-        get_client(sync_client=True) as client,
-    ):
+    with prefect_stack.active():
+        # Before the browser opens: it brings an event loop, within which Prefect would deploy asynchronously.
         deployment = synthetic_refresh.deploy(
             "by-hand",
             work_pool_name="cpu",
@@ -65,6 +62,11 @@ def test_a_run_by_the_form(prefect_stack: PrefectStack, tmp_path: Path, request:
             push=False,
             print_next_steps=False,
         )
+    with (
+        prefect_stack.active(),
+        browser(prefect_stack.ui_url, pictures) as window,
+        get_client(sync_client=True) as client,
+    ):
         window.open_form(str(deployment))
         window.field("Epochs").fill("20")
         window.keep("1-form")
