@@ -103,4 +103,5 @@ def test_a_run_by_the_form(prefect_stack: PrefectStack, tmp_path: Path, request:
         picture = window.page.locator("img[src^='data:image/svg']").first
         picture.wait_for()
         assert picture.evaluate("image => image.naturalWidth") > 300, "the browser drew it"
+        window.keep("4-pictures")  # once more, now that it stands there
     assert {path.stem for path in pictures.glob("*.png")} >= {"1-form", "2-running", "3-finished", "4-pictures"}
