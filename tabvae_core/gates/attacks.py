@@ -44,18 +44,17 @@ def _of(attack: AttackResult, gates: GateSpec) -> Iterator[GateResult]:
         yield _auc(name, attack.title, attack.auc, gates.max_membership_auc)
     else:
         limit = gates.max_rare_copies if attack.name in _COPIES else gates.max_risk
-        yield _risk(name, attack.title, _proving(attack, attack.advantage), limit)
-    exposed = _proving(attack, attack.exposed)
-    yield _risk(f"{name} exposed", f"{attack.title}, most exposed 1 %", exposed, gates.max_exposed_risk)
+        yield _risk(name, attack.title, attack.advantage, limit, few=_few_guesses(attack))
+    exposed = f"{attack.title}, most exposed 1 %"
+    yield _risk(f"{name} exposed", exposed, attack.exposed, gates.max_exposed_risk, few=_few_guesses(attack))
     if attack.name == _BY_COLUMN:
         for column, found in attack.columns.items():
             yield _risk(name, f"{attack.title}, column {column}", found, gates.max_exposed_risk, column)
 
 
-def _proving(attack: AttackResult, found: Estimate | None) -> Estimate | None:
-    """What can prove something; None where there are too few guesses."""
-    few = attack.advantage is None or attack.advantage.trials < _LEAST_GUESSES
-    return None if attack.name.startswith(_GUESSING) and few else found
+def _few_guesses(attack: AttackResult) -> bool:
+    guesses = attack.advantage.trials if attack.advantage is not None else 0
+    return attack.name.startswith(_GUESSING) and guesses < _LEAST_GUESSES
 
 
 def _auc(name: str, title: str, found: Estimate, limit: float) -> GateResult:
@@ -65,9 +64,13 @@ def _auc(name: str, title: str, found: Estimate, limit: float) -> GateResult:
     return _result(name, f"{title}: AUC {found.text()}", proven, limit, None)
 
 
-def _risk(name: str, title: str, found: Estimate | None, limit: float, column: str | None = None) -> GateResult:
+def _risk(
+    name: str, title: str, found: Estimate | None, limit: float, column: str | None = None, *, few: bool = False
+) -> GateResult:
     if found is None:
         return _too_few(name, f"{title}: could not be measured", limit, column)
+    if few:
+        return _too_few(name, f"{title}: advantage {found.text()}", limit, column)
     return _result(name, f"{title}: advantage {found.text()}", found.proven, limit, column)
 
 

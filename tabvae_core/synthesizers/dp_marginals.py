@@ -23,7 +23,7 @@ from tabvae_core.bundle import Bundle, loading_weights, read_bundle, write_bundl
 from tabvae_core.codecs.base import IntArray
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.errors import DataError, SpecError
+from tabvae_core.errors import SpecError
 from tabvae_core.given import GivenColumn, given_cells, with_given
 from tabvae_core.models.dp_marginals import Measured, Mixture, Pair, fit_mixture, pair_counts
 from tabvae_core.privacy.accounting import Budget, Loss
@@ -32,7 +32,7 @@ from tabvae_core.privacy.noise import Noise
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
-from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer
+from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer, learned, row_numbers
 from tabvae_core.synthesizers.options import option, read_options
 from tabvae_core.tables import TableSource, row_hash
 
@@ -85,7 +85,6 @@ class DPMarginalsSynthesizer(Synthesizer):
         self._noise: Noise | None = None
         self._codec: TableCodec | None = None
         self._mixture: Mixture | None = None
-        self._record: dict[str, Any] = {}
 
     @classmethod
     def planned_loss(cls, privacy: PrivacySpec) -> Loss:
@@ -128,19 +127,12 @@ class DPMarginalsSynthesizer(Synthesizer):
 
     @property
     def _fitted(self) -> TableCodec:
-        if self._codec is None:
-            raise DataError("the synthesizer has learned nothing yet", hint="call fit, or load a bundle")
-        return self._codec
+        return learned(self._codec)
 
     @property
     def schema(self) -> TableSchema:
         """Schema of the rows that were learned, its shares and counts noisy."""
         return self._fitted.schema
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """The training record of the model card, with the budget's."""
-        return self._record
 
     def sample_block(
         self,
@@ -160,8 +152,8 @@ class DPMarginalsSynthesizer(Synthesizer):
         # Whole blocks are always drawn, so that a shorter last block begins like a full one.
         uniforms = np.random.default_rng([seed, block, attempt]).random((BLOCK_ROWS, 1 + len(codec.slots)))[:n_rows]
         tokens = mixture.draw(self._allowed(cells, bounds or {}), fixed, uniforms)
-        rows = np.arange(block * BLOCK_ROWS, block * BLOCK_ROWS + n_rows, dtype=np.uint64)
-        decoded = codec.decode(tokens, np.zeros(tokens.shape, np.float32), rows=rows, seed=seed + 1_000_003 * attempt)
+        nothing, rows = np.zeros(tokens.shape, np.float32), row_numbers(block, n_rows)
+        decoded = codec.decode(tokens, nothing, rows=rows, seed=seed + 1_000_003 * attempt)
         return with_given(decoded, cells)
 
     def _allowed(self, cells: Mapping[str, GivenColumn], bounds: Mapping[str, Any]) -> dict[int, npt.NDArray[np.bool_]]:

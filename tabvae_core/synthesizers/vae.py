@@ -214,10 +214,10 @@ class VAESynthesizer(Synthesizer):
         from tabvae_core.synthesizers.private_vae import Asked, learn_privately
 
         asked = Asked(**{field.name: getattr(self._options, field.name) for field in dataclasses.fields(Asked)})
-        learned = learn_privately(source, schema, self.model, self.privacy, asked, progress)
-        self._schema, self._codec, self._record = learned.codec.schema, learned.codec, learned.record
-        if learned.network is not None and learned.prior is not None:
-            self._networks, self._priors = [learned.network], [learned.prior]
+        found = learn_privately(source, schema, self.model, self.privacy, asked, progress)
+        self._schema, self._codec, self._record = found.codec.schema, found.codec, found.record
+        if found.network is not None and found.prior is not None:
+            self._networks, self._priors = [found.network], [found.prior]
         return self
 
     def _n_members(self, budget: Budget, workers: int) -> int:
