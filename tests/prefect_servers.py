@@ -28,6 +28,8 @@ class PrefectStack:
 
     api_url: str
     home: Path
+    database: str | None = None
+    """URL of the server's own database; None: SQLite in `home`."""
 
     @property
     def ui_url(self) -> str:
@@ -37,7 +39,8 @@ class PrefectStack:
     @property
     def environment(self) -> dict[str, str]:
         """Environment of a process that talks to the server, and that runs the code beside these tests."""
-        return _environment(self.api_url, self.home)
+        kept = {} if self.database is None else {"PREFECT_API_DATABASE_CONNECTION_URL": self.database}
+        return _environment(self.api_url, self.home) | kept
 
     def log(self, name: str) -> str:
         """What the server, or the worker of a pool, has said so far."""
@@ -51,10 +54,10 @@ class PrefectStack:
 
 
 @contextmanager
-def prefect_server_and_workers(home: Path) -> Iterator[PrefectStack]:
+def prefect_server_and_workers(home: Path, database: str | None = None) -> Iterator[PrefectStack]:
     """Start all of it in an empty folder; end it, and what the workers started, with the block."""
     port = _free_port()
-    stack = PrefectStack(f"http://127.0.0.1:{port}/api", home)
+    stack = PrefectStack(f"http://127.0.0.1:{port}/api", home, database)
     with ExitStack() as processes:
         server = processes.enter_context(_prefect(stack, "server", "server", "start", "--port", str(port)))
         _wait_for(f"{stack.api_url}/health", server, stack, "server")

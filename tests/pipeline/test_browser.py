@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.deployments.runner import EntrypointType
 
 from prefect_servers import PrefectStack
+from tabvae_core.spec import parse_spec
 from tabvae_flows.customers import customers
-from tabvae_flows.refresh import synthetic_refresh
+from tabvae_flows.deploying import deploy
 
 pytest.importorskip("playwright", reason="playwright drives the browser")
 from browsing import CHROMIUM, browser
@@ -53,15 +54,8 @@ def test_a_run_by_the_form(prefect_stack: PrefectStack, tmp_path: Path, request:
     pictures = Path(request.config.getoption("--screenshots") or tmp_path / "screenshots")
     with prefect_stack.active():
         # Before the browser opens: it brings an event loop, within which Prefect would deploy asynchronously.
-        deployment = synthetic_refresh.deploy(
-            "by-hand",
-            work_pool_name="cpu",
-            parameters={"spec": spec},
-            entrypoint_type=EntrypointType.MODULE_PATH,
-            build=False,
-            push=False,
-            print_next_steps=False,
-        )
+        made = deploy([parse_spec(spec)], work_pool="cpu", train_pool="gpu")
+        deployment = UUID(next(one["id"] for one in made.deployments if one["name"] == "synthetic-refresh/customers"))
     with (
         prefect_stack.active(),
         browser(prefect_stack.ui_url, pictures) as window,
@@ -80,13 +74,19 @@ def test_a_run_by_the_form(prefect_stack: PrefectStack, tmp_path: Path, request:
             window.page.wait_for_timeout(20_000)
             return mine()
 
-        def shown() -> dict[str, Any]:
-            return {str(a.key): a for a in client.read_artifacts() if a.flow_run_id == run.id}
+        def shown(of: Any) -> dict[str, Any]:
+            return {str(a.key): a for a in client.read_artifacts() if a.flow_run_id == of}
+
+        def training() -> Any:
+            tasks = {task.id for task in client.read_task_runs() if task.flow_run_id == run.id}
+            return next((one for one in client.read_flow_runs() if one.parent_task_run_id in tasks), None)
 
         (run,) = until(lambda: mine() or submitted())
         assert run.parameters["spec"]["model"]["epochs"] == 20, "the form's number, not the deployment's"
-        until(lambda: "customers-train" in shown())
-        window.open(f"/runs/flow-run/{run.id}?tab=Artifacts")
+        trained = until(training)
+        until(lambda: "customers-train" in shown(trained.id))
+        assert client.read_flow_run(trained.id).work_pool_name == "gpu"
+        window.open(f"/runs/flow-run/{trained.id}?tab=Artifacts")
         window.page.get_by_text("epochs").first.wait_for()
         window.keep("2-running")
         state = until(lambda: (s := client.read_flow_run(run.id).state) and s.is_final() and s)
@@ -96,10 +96,10 @@ def test_a_run_by_the_form(prefect_stack: PrefectStack, tmp_path: Path, request:
         window.page.get_by_text("customers-release").first.wait_for()
         window.keep("3-finished")
         for name in ("quality", "pictures", "release"):
-            window.open(f"/artifacts/artifact/{shown()[f'customers-{name}'].id}")
+            window.open(f"/artifacts/artifact/{shown(run.id)[f'customers-{name}'].id}")
             window.page.get_by_text("Show Raw Data").first.wait_for()
             window.keep(f"4-{name}")
-        window.open(f"/artifacts/artifact/{shown()['customers-pictures'].id}")
+        window.open(f"/artifacts/artifact/{shown(run.id)['customers-pictures'].id}")
         picture = window.page.locator("img[src^='data:image/svg']").first
         picture.wait_for()
         assert picture.evaluate("image => image.naturalWidth") > 300, "the browser drew it"

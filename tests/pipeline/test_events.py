@@ -162,4 +162,5 @@ def test_templates_are_automations(template: Path) -> None:
     for placeholder in ("DEPLOYMENT_ID", "BLOCK_ID"):
         text = text.replace(placeholder, "00000000-0000-0000-0000-000000000001")
     automation = AutomationCore.model_validate(yaml.safe_load(text))
-    assert automation.trigger.model_dump()["expect"] <= {"tabvae.release.published", "tabvae.release.refused"}
+    known = {"tabvae.release.published", "tabvae.release.refused", "lake.table.loaded"}
+    assert automation.trigger.model_dump()["expect"] <= known
