@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from tabvae_core.balance import class_indices
+from tabvae_core.checks import check_conditions, check_settings
 from tabvae_core.errors import DataError, SpecError
 from tabvae_core.evaluation import evaluate, render_report
 from tabvae_core.evaluation.augmentation import MIN_OF_CLASS, augmentation, missing_rows, of_class
@@ -23,8 +24,9 @@ from tabvae_core.local import check_out, checked_source, report_page, save_model
 from tabvae_core.progress import Progress, silent
 from tabvae_core.sampling import TableSink
 from tabvae_core.schema import TableSchema
+from tabvae_core.source_rows import measured_rows
 from tabvae_core.spec import RefreshSpec, StorageSpec
-from tabvae_core.steps import check_conditions, check_settings, draw, learn, measured_rows
+from tabvae_core.steps import draw, learn
 from tabvae_core.synthesizers import registry
 from tabvae_core.tables import Part, RowSplit, TableSource, collect
 

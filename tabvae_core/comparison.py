@@ -21,6 +21,7 @@ from tabvae_core.errors import DataError, SourceChanged, SpecError, StorageError
 from tabvae_core.evaluation.recommendation import MethodResult, Recommendation, recommend
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.references import SnapshotRef, TableRef
+from tabvae_core.source_rows import rows_of
 from tabvae_core.spec import PrivacySpec, RefreshSpec
 from tabvae_core.workspace import Run, run_id_of
 
@@ -120,7 +121,7 @@ def prepare(spec: RefreshSpec, methods: Sequence[str] | None = None, *, progress
     """Pin the source, and see what can be seen before anything is learned; raises as `compare` does."""
     chosen = chosen_methods(methods, spec.privacy)
     snapshot = steps.snapshot(spec, progress=progress)
-    learned = steps.rows_of(spec, snapshot, "train")
+    learned = rows_of(spec, snapshot, "train")
     limit = None if spec.model.max_seconds is None else spec.model.max_seconds / len(chosen)
     drawn = spec.sample.rows or learned
     return Plan(snapshot=snapshot, methods=chosen, max_seconds=limit, train_rows=learned, sample_rows=drawn)

@@ -186,7 +186,7 @@ def synthesize(
         SpecError: The output would overwrite foreign files, or its own source.
 
     """
-    from tabvae_core.steps import open_source
+    from tabvae_core.source_rows import open_source
 
     check_out(out, open_source(spec).schema, spec.source.uri, endpoint_url)
     with tempfile.TemporaryDirectory(prefix="tabvae-") as folder:
@@ -355,7 +355,7 @@ def _compared(
 ) -> tuple[TableSchema, list[pa.Table]]:
     """The columns that the synthetic table has, and as many rows of all tables as are measured at most."""
     from tabvae_core.inference import infer_schema
-    from tabvae_core.steps import measured_rows
+    from tabvae_core.source_rows import measured_rows
 
     left_out = [name for name in source.schema.names if name not in synthetic.schema.names]
     schema = infer_schema(
@@ -587,7 +587,8 @@ def _local_folder(folder: str) -> Path:
 
 def checked_source(spec: RefreshSpec, *, split: bool) -> ParquetSource:
     """Open a source of which the spec names existing columns, and of which there are enough rows."""
-    from tabvae_core.steps import check_columns, check_names, check_size, open_source
+    from tabvae_core.checks import check_columns, check_names, check_size
+    from tabvae_core.source_rows import open_source
 
     source = open_source(spec)
     check_columns(spec, source.schema)

@@ -17,11 +17,13 @@ from pydantic import ValidationError
 from tabvae_core import lake as store
 from tabvae_core import release, steps
 from tabvae_core.bundle import WEIGHTS_FILE
+from tabvae_core.checks import check_columns, check_names, check_size
 from tabvae_core.drift import Profile, drift_of
 from tabvae_core.errors import DataError, ModelFileError
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.references import ColumnDrift, ModelChoice, ModelRef, SnapshotRef, SourceFile
 from tabvae_core.schema import schema_fingerprint
+from tabvae_core.source_rows import compared_rows, files_digest, open_source, pinned_source
 from tabvae_core.spec import RefreshSpec
 from tabvae_core.workspace import Run, code_version, run_id_of
 
@@ -95,8 +97,8 @@ def choose_model(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress
     progress(ProgressEvent(_STEP, 0, message="against the rows that the last model learned"))
 
     def rows() -> pa.Table:
-        with steps.pinned_source(spec, snapshot) as source:
-            return steps.compared_rows(spec, source)
+        with pinned_source(spec, snapshot) as source:
+            return compared_rows(spec, source)
 
     choice = _decide(spec, run.run_id, snapshot.files, snapshot.schema_fingerprint, rows)
     if choice.model is not None:
@@ -116,15 +118,15 @@ def outlook(spec: RefreshSpec, *, progress: Progress = silent) -> Outlook:
         StorageError: Source, target or workspace cannot be reached.
 
     """
-    source = steps.open_source(spec)
-    steps.check_columns(spec, source.schema)
-    steps.check_names(spec, source.schema)
-    steps.check_size(spec, source)
+    source = open_source(spec)
+    check_columns(spec, source.schema)
+    check_names(spec, source.schema)
+    check_size(spec, source)
     progress(ProgressEvent(_STEP, 0, message="against the rows that the last model learned"))
     run_id = run_id_of(spec, source.fingerprint)
 
     def rows() -> pa.Table:
-        return steps.compared_rows(spec, source)
+        return compared_rows(spec, source)
 
     choice = _decide(spec, run_id, source.files, schema_fingerprint(source.schema), rows)
     source.verify()
@@ -200,7 +202,7 @@ def _sides_kept(spec: RefreshSpec, last: _Last, files: Sequence[SourceFile]) -> 
     It has where the objects that were read then are the first ones now, unchanged: rows were only appended.
     """
     known = last.profile.files
-    same = steps.files_digest(files[:known]) == last.profile.files_digest
+    same = files_digest(files[:known]) == last.profile.files_digest
     return len(files) >= known and same and spec.source.filters == last.filters
 
 

@@ -11,12 +11,20 @@ from pydantic import BaseModel, ConfigDict
 
 from tabvae_core import lake as store
 from tabvae_core.budget import CTGAN_BATCH, copula_budget, ctgan_epochs, diffusion_budget, training_budget
+from tabvae_core.checks import (
+    check_columns,
+    check_learnable,
+    check_method,
+    check_settings,
+    check_size,
+    decisions,
+)
 from tabvae_core.errors import TabvaeError
 from tabvae_core.lake import ParquetSource
 from tabvae_core.progress import Progress, silent
 from tabvae_core.schema import TableSchema
+from tabvae_core.source_rows import measured_rows, open_source, part_of
 from tabvae_core.spec import ModelSpec, RefreshSpec
-from tabvae_core.tables import RowSplit
 
 __all__ = ["CheckReport", "Estimate", "Finding", "check"]
 
@@ -126,8 +134,6 @@ def check(spec: RefreshSpec, *, progress: Progress = silent) -> CheckReport:
         Findings, decisions and estimate; what is wrong is in the findings, not raised.
 
     """
-    from tabvae_core.steps import check_columns, check_method, decisions, open_source
-
     found = _Findings()
     source: ParquetSource | None = None
     schema: TableSchema | None = None
@@ -138,7 +144,7 @@ def check(spec: RefreshSpec, *, progress: Progress = silent) -> CheckReport:
         source = open_source(spec)
         say(f"{source.num_rows:,} rows, {len(source.schema)} columns, {len(source.files)} files")
     if source is not None:
-        schema = _look_at_columns(spec, source, found, progress, check_columns)
+        schema = _look_at_columns(spec, source, found, progress)
     for name, uri, storage in (
         ("target", spec.target.uri, spec.target.storage),
         ("workspace", spec.workspace.uri, spec.workspace.storage),
@@ -157,14 +163,9 @@ def check(spec: RefreshSpec, *, progress: Progress = silent) -> CheckReport:
 
 
 def _look_at_columns(
-    spec: RefreshSpec,
-    source: ParquetSource,
-    found: _Findings,
-    progress: Progress,
-    check_columns: Callable[[RefreshSpec, pa.Schema], None],
+    spec: RefreshSpec, source: ParquetSource, found: _Findings, progress: Progress
 ) -> TableSchema | None:
     from tabvae_core.inference import infer_schema
-    from tabvae_core.steps import check_learnable, check_settings, check_size
 
     schema: TableSchema | None = None
     with found.looking_at("columns") as say:
@@ -172,7 +173,7 @@ def _look_at_columns(
         say("as expected" if spec.expect_columns is not None else "no expect_columns: whatever the source has")
     with found.looking_at("rows") as say:
         check_size(spec, source)
-        held = RowSplit(source, "holdout", holdout=spec.gates.holdout, seed=spec.model.seed).num_rows
+        held = part_of(spec, source, "holdout").num_rows
         say(f"{source.num_rows - held:,} to learn, {held:,} held out")
     with found.looking_at("schema") as say:
         schema = infer_schema(
@@ -215,8 +216,6 @@ def _epochs(model: ModelSpec, rows: int, schema: pa.Schema) -> int:
 
 
 def _estimate(spec: RefreshSpec, rows: int, schema: pa.Schema) -> Estimate:
-    from tabvae_core.steps import measured_rows
-
     columns = len(schema)
     learned = min(rows * (1 - spec.gates.holdout), spec.model.max_rows)
     drawn = spec.sample.rows or rows

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tabvae_core import lake as store
+from tabvae_core.checks import check_conditions, check_settings
 from tabvae_core.conditions import check_classes, class_columns
 from tabvae_core.errors import SpecError
 from tabvae_core.evaluation import Differences, differences, render_differences
@@ -16,8 +17,9 @@ from tabvae_core.lake import ParquetSink, ParquetSource
 from tabvae_core.local import check_apart, fitted, save_model
 from tabvae_core.progress import Progress, silent
 from tabvae_core.scenarios import draw_scenario, find_scenarios
+from tabvae_core.source_rows import measured_rows
 from tabvae_core.spec import RefreshSpec, StorageSpec
-from tabvae_core.steps import check_conditions, check_settings, codecs_of, draw, measured_rows
+from tabvae_core.steps import codecs_of, draw
 from tabvae_core.synthesizers import registry
 from tabvae_core.tables import collect
 from tabvae_core.workspace import local_path

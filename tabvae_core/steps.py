@@ -8,13 +8,12 @@ step whose record stands is skipped. So a killed run goes on where it stopped wh
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,19 @@ import pyarrow.compute as pc
 from tabvae_core import lake as store
 from tabvae_core import release
 from tabvae_core.bundle import WEIGHTS_FILE
+from tabvae_core.checks import (
+    check_columns,
+    check_conditions,
+    check_learnable,
+    check_method,
+    check_names,
+    check_settings,
+    check_size,
+    decisions,
+)
 from tabvae_core.codecs.ordinal import plain
 from tabvae_core.dates import dated
-from tabvae_core.errors import DataError, GateRefused, SchemaDrift, SourceChanged, SpecError
+from tabvae_core.errors import DataError, GateRefused, SpecError
 from tabvae_core.lake import ParquetSink, ParquetSource
 from tabvae_core.lakehouse import follow
 from tabvae_core.lease import turn
@@ -40,45 +49,40 @@ from tabvae_core.references import (
     ModelRef,
     ReleaseRef,
     SnapshotRef,
-    SourceFile,
     TableRef,
     ValidationRef,
 )
-from tabvae_core.schema import ColumnSchema, TableSchema, schema_fingerprint, type_name
-from tabvae_core.spec import BalanceSpec, Kind, RefreshSpec
+from tabvae_core.schema import TableSchema, schema_fingerprint
+from tabvae_core.source_rows import (
+    PARTS,
+    REFERENCE_ROWS,
+    compared_rows,
+    files_digest,
+    measured_rows,
+    open_source,
+    part_of,
+    pinned_source,
+)
+from tabvae_core.spec import BalanceSpec, RefreshSpec
 from tabvae_core.tables import InMemoryTable, Part, RowSample, RowSplit, TableSource, collect
 from tabvae_core.workspace import Run, code_version, run_id_of
 
 __all__ = [
     "PROFILE_FILE",
     "Proof",
-    "check_columns",
-    "check_conditions",
-    "check_learnable",
-    "check_method",
-    "check_names",
-    "check_settings",
-    "check_size",
     "codecs_of",
-    "compared_rows",
-    "decisions",
     "draw",
     "evaluate",
-    "files_digest",
     "find_model",
     "find_snapshot",
     "keep_schema",
     "last_release",
     "learn",
-    "measured_rows",
-    "open_source",
-    "pinned_source",
     "proof_of",
     "publish",
     "read_evaluation",
     "refresh",
     "released_by",
-    "rows_of",
     "sample",
     "seed_of",
     "skipped",
@@ -107,14 +111,8 @@ PROFILE_FILE = "profile.json"
 _COMPANY = ("evaluation.json", "privacy.json", "privacy.html")
 """Files that stand beside the report, in the workspace and in a release."""
 _LEAST_MATCHING = 10
-_REFERENCE_ROWS = 200_000
-"""Rows of each side of the split behind a column's reference distribution and its floor."""
 _MOST_AUGMENTED = 0.9
 """Share of a class to which training rows are brought at most, where a table is of that class alone."""
-_MEASURED_ROWS = 1_000_000
-_LEAST_MEASURED_ROWS = 20_000
-_MEASURED_CELLS = 40_000_000
-"""Rows and cells of each table held in memory while it is measured. Copies are counted in all of them."""
 
 
 def refresh(spec: RefreshSpec, *, force: bool = False, wait: bool = True, progress: Progress = silent) -> ReleaseRef:
@@ -296,12 +294,6 @@ def _profile(spec: RefreshSpec, snapshot: SnapshotRef, schema: TableSchema) -> P
     )
 
 
-def compared_rows(spec: RefreshSpec, source: ParquetSource) -> pa.Table:
-    """Read training rows, as many as distributions are compared by at most; held-out rows decide over no training."""
-    most = min(_REFERENCE_ROWS, measured_rows(len(source.schema)))
-    return collect(_part(spec, source, "train"), max_rows=most)
-
-
 def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
     """Find the snapshot of a run that another process began, perhaps on another machine.
 
@@ -400,28 +392,6 @@ def learn(
             "the memory of the GPU does not hold the table or the model",
             hint="lower model.max_rows or model.batch_size, or set model.device: cpu",
         ) from None
-
-
-def check_learnable(spec: RefreshSpec, rows: TableSource, schema: TableSchema, drawn: int) -> None:
-    """Refuse classes that a model of these rows will not know, in one pass over their columns.
-
-    Args:
-        spec: Given values, balance, scenarios.
-        rows: The training rows.
-        schema: Their schema.
-        drawn: Rows that will be drawn where the spec does not say.
-
-    Raises:
-        SpecError: Names the column.
-
-    """
-    from tabvae_core.conditions import check_classes, class_columns
-    from tabvae_core.given import column_codecs
-
-    if schema.public:  # what a private model will know is not found out on the side; sampling says what it lacks
-        return
-    codecs = column_codecs(class_columns(spec, schema), rows, schema, spec.privacy)
-    check_classes(spec, codecs, schema, spec.sample.rows or drawn)
 
 
 def draw(
@@ -576,7 +546,7 @@ def validate(
 
     progress(ProgressEvent("validate", 0, message="schema, ranges, rules, distributions"))
     schema = _schema_of(run)
-    train, holdout = (_measured(spec, snapshot, part, _REFERENCE_ROWS) for part in _PARTS)
+    train, holdout = (_measured(spec, snapshot, part, REFERENCE_ROWS) for part in PARTS)
     drawn = ParquetSource(table.uri, storage=run.storage)
     if spec.sample.balance is not None:
         column = schema.column(spec.sample.balance.column)
@@ -704,7 +674,7 @@ def proof_of(spec: RefreshSpec, snapshot: SnapshotRef, table: TableRef) -> Proof
     run = Run(spec, snapshot.run_id)
     schema = _schema_of(run)
     most = measured_rows(len(schema.columns))
-    train, holdout = (_measured(spec, snapshot, part, most) for part in _PARTS)
+    train, holdout = (_measured(spec, snapshot, part, most) for part in PARTS)
     return Proof(schema, train, holdout, collect(ParquetSource(table.uri, storage=run.storage), max_rows=most))
 
 
@@ -802,210 +772,6 @@ def read_evaluation(spec: RefreshSpec, evaluation: EvaluationRef) -> Evaluation:
     return Evaluation.model_validate(store.read_json(run.place("report", "evaluation.json"), run.storage))
 
 
-def rows_of(spec: RefreshSpec, snapshot: SnapshotRef, part: Part) -> int:
-    """Count the rows of one side of the split."""
-    with pinned_source(spec, snapshot) as source:
-        return _part(spec, source, part).num_rows
-
-
-def open_source(spec: RefreshSpec) -> ParquetSource:
-    """Open the source that a spec describes, as it stands now."""
-    source = dated(spec).source
-    return ParquetSource(source.uri, storage=source.storage, columns=source.columns, filters=source.filters)
-
-
-def files_digest(files: Sequence[SourceFile]) -> str:
-    """Hash names, sizes and versions of objects, in order."""
-    return hashlib.sha256("\n".join(f"{f.uri} {f.size} {f.version}" for f in files).encode()).hexdigest()
-
-
-def check_columns(spec: RefreshSpec, schema: pa.Schema) -> None:
-    """Compare a source's columns with `expect_columns`.
-
-    Raises:
-        SchemaDrift: Columns were added, removed or changed, and the spec does not accept that.
-
-    """
-    if spec.expect_columns is None:
-        return
-    expected, actual = spec.expect_columns, {field.name: type_name(field.type) for field in schema}
-    parts = [
-        ("added", [name for name in actual if name not in expected]),
-        ("missing", [name for name in expected if name not in actual]),
-        (
-            "changed",
-            [f"{n} ({expected[n]} became {t})" for n, t in actual.items() if expected.get(n, t) != t],
-        ),
-    ]
-    differences = "; ".join(f"{what}: {', '.join(names)}" for what, names in parts if names)
-    if not differences:
-        return
-    if spec.drift == "accept":
-        _log.info(
-            "the columns of %s changed and drift is accepted: %s",
-            store.safe_uri(spec.source.uri),
-            differences,
-        )
-        return
-    raise SchemaDrift(
-        f"the columns of {store.safe_uri(spec.source.uri)} are not those of expect_columns: {differences}",
-        hint="write expect_columns anew (`tabvae init` shows them), leave columns out by source.columns, "
-        "or set drift: accept",
-    )
-
-
-def check_size(spec: RefreshSpec, source: ParquetSource, *, split: bool = True) -> None:
-    """Refuse a source that is too small to be learned or split, or for the rows that are asked for of some classes.
-
-    Args:
-        spec: The refresh.
-        source: The table.
-        split: Whether rows are held out.
-
-    Raises:
-        DataError: There is no row, too few to learn from, or none on the held-out side of the split.
-        SpecError: `sample.balance.counts` are more than the rows to draw.
-
-    """
-    from tabvae_core.inference import MIN_ROWS
-
-    where, rows = store.safe_uri(spec.source.uri), source.num_rows
-    filtered = " that pass source.filters" if spec.source.filters else ""
-    if rows == 0:
-        raise DataError(f"{where} has no rows{filtered}", hint="a table is learned from its rows")
-    learned = _part(spec, source, "train").num_rows if split else rows
-    if learned < MIN_ROWS:
-        held_out = f", {learned} of them to learn from when {spec.gates.holdout:.0%} are held out" if split else ""
-        count = f"{rows} row{'' if rows == 1 else 's'}"
-        raise DataError(
-            f"{where} has only {count}{filtered}{held_out}: at least {MIN_ROWS} are needed",
-            hint="a synthetic copy of so few rows would be the rows themselves",
-        )
-    if split and learned == rows:
-        raise DataError(
-            f"{where} has {rows} rows{filtered}, of which none falls to the held-out {spec.gates.holdout:.0%}",
-            hint="raise gates.holdout, or use a larger table",
-        )
-    if spec.sample.balance is not None:
-        spec.sample.balance.check_rows(spec.sample.rows or rows)
-
-
-def check_method(spec: RefreshSpec) -> None:
-    """Find out whether the method can do what the spec asks of it, before a row is read.
-
-    Raises:
-        SpecError: No such method, option or device, or a method that cannot fix given values or classes.
-
-    """
-    from tabvae_core.synthesizers import registry
-    from tabvae_core.synthesizers.options import choose_device
-
-    kind = registry.find(spec.model.method)
-    registry.create(spec.model.method, spec.model, spec.privacy)
-    choose_device(spec.model.device)
-    if spec.sample.given or spec.sample.balance is not None:
-        check_conditions(kind, "given" if spec.sample.given else "sample.balance")
-
-
-def check_conditions(kind: type[Synthesizer], where: str) -> None:
-    """Refuse a method that cannot fix values of columns; `where` is the place in the spec that asks for it.
-
-    Raises:
-        SpecError: It cannot.
-
-    """
-    if not kind.conditions:
-        raise SpecError(
-            f"{where}: method {kind.method!r} cannot fix values of columns", hint="use a method that can, such as vae"
-        )
-
-
-def check_names(spec: RefreshSpec, schema: pa.Schema) -> None:
-    """Compare the columns that a spec names with those of its source: what is known before a row is read.
-
-    Raises:
-        SpecError: `columns`, `target_column`, `sample`, `scenarios` or a rule names none of them, or a rule does not
-            fit.
-
-    """
-    from tabvae_core.conditions import named_columns
-    from tabvae_core.rules import as_rules
-
-    named = [("columns", name) for name in spec.columns]
-    named += [("target_column", spec.target_column)] if spec.target_column is not None else []
-    named += named_columns(spec)
-    for where, name in named:
-        if name not in schema.names:
-            close = difflib.get_close_matches(name, schema.names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"columns: {', '.join(schema.names)}"
-            raise SpecError(
-                f"{where} names {name!r}, which is no column of {store.safe_uri(spec.source.uri)}", hint=hint
-            )
-    for rule in as_rules(spec.rules):
-        rule.evaluate(pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in schema], names=schema.names))
-
-
-def check_settings(spec: RefreshSpec, schema: TableSchema) -> None:
-    """Compare everything in a spec that depends on what the columns mean with what was found out about them.
-
-    Raises:
-        SpecError: `columns`, `rules`, `sample`, `scenarios` or `target_column` do not fit.
-        ImpossibleRule: Rules exclude each other.
-
-    """
-    from tabvae_core.conditions import check_values, named_columns
-    from tabvae_core.rules import bounds_of, check_rules
-
-    known = [column.name for column in schema.columns]
-    named = [("columns", name) for name in spec.columns]
-    named += [("target_column", spec.target_column)] if spec.target_column is not None else []
-    named += named_columns(spec)
-    for where, name in named:
-        if name not in known:
-            raise SpecError(f"{where} names {name!r}, which is no column", hint=f"columns: {', '.join(known)}")
-    check_rules(spec.rules, schema)
-    bounds_of(spec.rules, schema, spec.columns)
-    check_values(spec, schema)
-
-
-def decisions(schema: TableSchema) -> list[str]:
-    """Say what is done with columns that are not learned: text, nested values, identifiers."""
-    columns = [column for column in schema.columns if column.kind in _NOT_LEARNED]
-    return [f"column {c.name} ({c.kind.value}): {_decision(c, public=schema.public)}" for c in columns]
-
-
-_PARTS: tuple[Part, ...] = ("train", "holdout")
-_NOT_LEARNED = (Kind.TEXT, Kind.NESTED, Kind.IDENTIFIER)
-_DECISIONS = {
-    "drop": "left out of the synthetic table",
-    "null": "kept, with nulls only",
-    "refuse": "stops the run",
-    "generate": "new text from words that many rows share",
-}
-
-
-def _decision(column: ColumnSchema, *, public: bool) -> str:
-    if column.kind is Kind.IDENTIFIER:
-        return "made anew in a format of our own, unique" if public else "made anew in the same format, unique"
-    return _DECISIONS.get(column.unlearnable or "", "not learned")
-
-
-@contextmanager
-def pinned_source(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[ParquetSource]:
-    """Open the source as the snapshot saw it, and make sure afterwards that it stayed so.
-
-    Raises:
-        SourceChanged: It is not, or did not.
-
-    """
-    source = open_source(spec)
-    if source.fingerprint != snapshot.fingerprint:
-        source.verify(snapshot.files)
-        raise SourceChanged(f"{store.safe_uri(snapshot.uri)} changed since the snapshot", hint="run the refresh again")
-    yield source
-    source.verify()
-
-
 @contextmanager
 def _learned(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[TableSource | None]:
     """Open the training rows for a step that looks at them only where near copies are drawn again."""
@@ -1013,12 +779,7 @@ def _learned(spec: RefreshSpec, snapshot: SnapshotRef) -> Iterator[TableSource |
         yield None
         return
     with pinned_source(spec, snapshot) as source:
-        yield _part(spec, source, "train")
-
-
-def measured_rows(columns: int) -> int:
-    """Rows of each table that are measured at most: a million, fewer of wide tables, so that memory stays bounded."""
-    return min(_MEASURED_ROWS, max(_LEAST_MEASURED_ROWS, _MEASURED_CELLS // max(columns, 1)))
+        yield part_of(spec, source, "train")
 
 
 def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part, max_rows: int) -> pa.Table:
@@ -1031,7 +792,7 @@ def _measured(spec: RefreshSpec, snapshot: SnapshotRef, part: Part, max_rows: in
     from tabvae_core.given import given_values
 
     with pinned_source(spec, snapshot) as source:
-        table = collect(_part(spec, source, part), max_rows=max_rows)
+        table = collect(part_of(spec, source, part), max_rows=max_rows)
     for name, value in given_values(spec.sample.given, _schema_of(Run(spec, snapshot.run_id))).items():
         column = plain(table[name])
         same = column.is_null() if value is None else pc.equal(column, pa.scalar(value).cast(column.type))
@@ -1069,10 +830,6 @@ def _formats(codecs: TableCodec) -> dict[str, str]:
     return {
         name: codec.regex for name, codec in named if isinstance(codec, IdentifierCodec) and codec.regex is not None
     }
-
-
-def _part(spec: RefreshSpec, source: TableSource, part: Part) -> RowSplit:
-    return RowSplit(source, part, holdout=spec.gates.holdout, seed=spec.model.seed)
 
 
 def _schema_of(run: Run) -> TableSchema:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tables_made import people
 from tabvae_core import release, steps
 from tabvae_core.balance import apportion, class_rows, split_balance
+from tabvae_core.checks import check_method
 from tabvae_core.errors import DataError, SpecError
 from tabvae_core.evaluation import evaluate, reweighted
 from tabvae_core.evaluation.classes import at_equal_shares
@@ -248,7 +249,7 @@ def test_a_method_that_cannot_condition_is_told_before_training() -> None:
     spec = spec_of(balance={"column": "segment", "shares": {"pro": 0.5}})
     spec = spec.model_copy(update={"model": ModelSpec(method="vae_basic")})
     with pytest.raises(SpecError, match=r"sample\.balance: method 'vae_basic' cannot fix values"):
-        steps.check_method(spec)
+        check_method(spec)
 
 
 # ---------------------------------------------------------------- judging
