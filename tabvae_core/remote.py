@@ -17,7 +17,7 @@ from tabvae_core.errors import DataError, TabvaeError
 from tabvae_core.progress import Progress, silent
 from tabvae_core.references import ModelRef, SnapshotRef
 from tabvae_core.spec import RefreshSpec, StorageSpec, WorkspaceSpec, parse_spec
-from tabvae_core.workspace import Run, code_version, run_id_of
+from tabvae_core.workspace import Run
 
 __all__ = ["TrainFailure", "command_of", "forget_failure", "open_run", "outcome", "train_run"]
 
@@ -87,13 +87,14 @@ def train_run(spec: RefreshSpec, snapshot: SnapshotRef, *, progress: Progress = 
     """Train a run, and leave a record whichever way that ends.
 
     Raises:
-        DataError: Another version of tabvae began the run, or see `steps.train`.
+        SpecError: Another version of tabvae began the run.
+        DataError: See `steps.train`.
         TabvaeError: See `steps.train`.
 
     """
     run = Run(spec, snapshot.run_id)
     try:
-        _check_version(spec, snapshot)
+        steps.check_begun_alike(spec, snapshot)
         return steps.train(spec, snapshot, progress=progress)
     except BaseException as error:  # an interrupted training too: the one who waits must hear of it
         run.complete(_FAILED, _failure_of(error))
@@ -110,15 +111,6 @@ def forget_failure(spec: RefreshSpec, run_id: str) -> None:
     """Remove the record of a failure, before the next try."""
     run = Run(spec, run_id)
     store.remove_file(run.place(f"{_FAILED}.json"), run.storage)
-
-
-def _check_version(spec: RefreshSpec, snapshot: SnapshotRef) -> None:
-    """A run's name holds the version of the code: a model of another version must not enter it."""
-    if snapshot.run_id.split("-")[0] != run_id_of(spec, snapshot.fingerprint):
-        raise DataError(
-            f"run {snapshot.run_id} was begun by another version of tabvae than {code_version()}, which is here",
-            hint="install the same version on both sides",
-        )
 
 
 def _failure_of(error: BaseException) -> TrainFailure:

@@ -70,6 +70,7 @@ from tabvae_core.workspace import Run, code_version, run_id_of
 __all__ = [
     "PROFILE_FILE",
     "Proof",
+    "check_begun_alike",
     "codecs_of",
     "draw",
     "evaluate",
@@ -309,12 +310,23 @@ def find_snapshot(spec: RefreshSpec, run_id: str) -> SnapshotRef:
             f"workspace {where} has no run {run_id}",
             hint="name a workspace that all workers reach, such as a folder of an object store",
         )
-    if run_id_of(spec, found.fingerprint) != _origin(run_id):
+    check_begun_alike(spec, found)
+    return found
+
+
+def check_begun_alike(spec: RefreshSpec, snapshot: SnapshotRef) -> None:
+    """Refuse a run that another spec or other code has begun: a run's name holds both, and a model belongs to its run.
+
+    Raises:
+        SpecError: It was begun so.
+
+    """
+    if run_id_of(spec, snapshot.fingerprint) != _origin(snapshot.run_id):
         raise SpecError(
-            f"run {run_id} was begun with another spec, or by another version of tabvae than {code_version()} here",
+            f"run {snapshot.run_id} was begun with another spec, or by another version of tabvae than {code_version()}"
+            " here",
             hint="install the same version of tabvae on all workers",
         )
-    return found
 
 
 def find_model(spec: RefreshSpec, snapshot: SnapshotRef) -> ModelRef | None:

@@ -109,7 +109,7 @@ def test_another_version_does_not_train_the_run(spec: RefreshSpec) -> None:
     pinned = steps.snapshot(spec)
     other = pinned.model_copy(update={"run_id": "0123456789abcdef"})
     Run(spec, other.run_id).complete("snapshot", other)
-    with pytest.raises(DataError, match="begun by another version of tabvae"):
+    with pytest.raises(SpecError, match="by another version of tabvae"):
         train_run(spec, other)
 
 
