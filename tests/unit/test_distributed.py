@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Lines:
     Args:
         notes: Folder of these files.
         judged: Validation losses to pretend, in order.
-        memory: Rows whose loss the memory of the second process holds.
+        memory: Rows whose loss the memory of each process holds.
         draws: Whether the loss draws random numbers, which in one process come between those of the rows' order.
         breaks: What the second process does in its third step.
         judge_breaks: Epoch whose validation fails.
@@ -78,7 +79,7 @@ class Lines:
 
     def loss(self, network: nn.Module, rows: Tensor, generator: torch.Generator) -> Tensor:
         assert isinstance(network, Network)
-        if rank() == 1 and len(rows) > self.memory:
+        if len(rows) > self.memory:
             raise torch.OutOfMemoryError("out of memory")
         self.steps += 1
         weights = b"".join(p.detach().numpy().tobytes() for p in network.parameters())
@@ -93,6 +94,8 @@ class Lines:
         if rank() == 1 and self.steps == 3:
             if self.breaks == "error":
                 raise ValueError("no such row")
+            if self.breaks == "silence":
+                threading.Event().wait()
             if self.breaks == "death":
                 os._exit(7)
         return nn.functional.mse_loss(network.layers(X[rows]), Y[rows])
@@ -170,20 +173,22 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, capfd: pytest.Captu
 def test_an_error_is_itself_and_the_training_resumes_in_parts_where_one_device_has_too_little_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:  # fmt: skip
-    single, expected = alone(Lines(tmp_path / "alone"), plan())
+    # Batches of two rows and one: the first process takes two parts, the second one.
+    how = plan(batch_size=3)
+    single, expected = alone(Lines(tmp_path / "alone"), how)
     broken = Lines(tmp_path, judge_breaks=4)
     with pytest.raises(DataError, match="nothing to judge by") as caught:
-        on_two(broken, plan(), checkpoint=tmp_path / "checkpoint")
+        on_two(broken, how, checkpoint=tmp_path / "checkpoint")
     assert caught.value.hint == "look"
     assert nobody_is_left(broken)
     (tmp_path / "resumed").mkdir()
-    rows = Lines(tmp_path / "resumed", memory=9)
+    rows = Lines(tmp_path / "resumed", memory=1)
     with caplog.at_level("INFO"):
-        network, record = on_two(rows, plan(), checkpoint=tmp_path / "checkpoint")
+        network, record = on_two(rows, how, checkpoint=tmp_path / "checkpoint")
     resumed = "resumed from the checkpoint of epoch 3"
-    assert caplog.messages == [resumed, "out of memory with 16 rows at once: going on with 8", resumed]
+    assert caplog.messages == [resumed, "out of memory with 2 rows at once: going on with 1", resumed]
     assert record.epochs == 6
-    assert [len(note["rows"]) for note in rows.noted(1)] == [8, 8] * (expected.steps // 2)
+    assert [len(note["rows"]) for note in rows.noted(0)] == [1, 1] * (expected.steps // 2)
     assert_close(single, network)
 
 
@@ -219,7 +224,7 @@ def test_cancelling_ends_all_processes_of_which_each_has_a_row(tmp_path: Path) -
 _ENDLESS = """
 from pathlib import Path
 from test_distributed import TWO, Lines, Network, plan, train_distributed
-train_distributed(Network(), Lines(Path({folder!r})), plan(epochs=100_000, patience=10**9), TWO)
+train_distributed(Network(), Lines(Path({folder!r}), breaks="silence"), plan(), TWO)
 """
 
 
@@ -246,7 +251,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_processes_end_with_a_caller_that_is_killed(tmp_path: Path) -> None:
     rows, both = Lines(tmp_path), [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
     with running(_ENDLESS.format(folder=str(tmp_path)), "-c") as caller:
-        until(lambda: all(path.exists() and path.read_text().count("\n") > 1 for path in both))
+        until(lambda: all(path.exists() and path.read_text().count("\n") == 3 for path in both))
         caller.kill()
     until(lambda: nobody_is_left(rows))
 
