@@ -212,7 +212,7 @@ class ModelSpec(_Part):
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of the split, of training, and of nothing else."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$", examples=["cuda:0"])
-    """auto: a GPU when there is one."""
+    """auto: a GPU when there is one, and several for `vae` in large batches; cuda:0: that one."""
     max_seconds: float | None = Field(default=None, gt=0)
     """Stop training after so many seconds with the best model so far; makes results depend on the machine's speed."""
     max_rows: int = Field(default=1_000_000, ge=10)

@@ -26,7 +26,7 @@ from tabvae_core.checkpoints import (
 from tabvae_core.errors import DataError
 from tabvae_core.progress import Progress, ProgressEvent, silent
 
-__all__ = ["TrainingPlan", "TrainingRecord", "train"]
+__all__ = ["Crew", "TrainingPlan", "TrainingRecord", "train"]
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +103,44 @@ class TrainingRecord:
         }
 
 
+class Crew:
+    """The processes that train one model, each on its share of every batch; this one is a single process.
+
+    All of them run the same loop, so all must take the same way through it: whatever a way depends on, and could differ
+    between processes, is agreed on. See `distributed` for several.
+    """
+
+    rank, size = 0, 1
+    parts = 1
+    """Parts that a step begins to be taken in, see `_Run._gradients`."""
+
+    def share(self, rows: Tensor) -> Tensor:
+        """Rows of a batch that this process takes."""
+        return rows
+
+    def agree(self, value: float) -> float:
+        """Take the first process' value for it."""
+        return value
+
+    def mean(self, value: float) -> float:
+        """Mean over the processes."""
+        return value
+
+    def noise(self, generator: torch.Generator) -> torch.Generator:
+        """Generator of what is random in this process' rows, from that of the order of all rows."""
+        return generator
+
+    def part(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Surround the loss and gradients of a part of a step; gradients are exchanged with the last one."""
+        return contextlib.nullcontext()
+
+    def take_parts(self, parts: int) -> None:
+        """Hear that a step goes on in so many parts."""
+
+
+_ALONE = Crew()
+
+
 def train(
     model: nn.Module,
     loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor],
@@ -112,6 +150,7 @@ def train(
     *,
     progress: Progress = silent,
     checkpoint: Path | None = None,
+    crew: Crew = _ALONE,
 ) -> TrainingRecord:
     """Train a model in place; it ends with the weights that were best on the validation rows, cooled down.
 
@@ -124,6 +163,7 @@ def train(
         plan: How to train.
         progress: Told of every epoch, and every few seconds within one.
         checkpoint: Folder to save to after every epoch, and to resume from.
+        crew: The processes that train it, of which the first judges, saves and decides.
 
     Returns:
         What happened.
@@ -132,7 +172,7 @@ def train(
         DataError: The device's memory does not hold the step of a single row.
 
     """
-    run = _Run(model, plan, n_rows)
+    run = _Run(model, plan, n_rows, crew)
     if checkpoint is not None:
         run.resume(checkpoint)
     while run.record.epochs < plan.epochs and run.record.stopped == "epochs":
@@ -140,8 +180,8 @@ def train(
         with _train_mode(model):
             run.epoch(loss, progress, started)
         run.judge(validation_loss)
-        run.record.seconds += time.monotonic() - started
-        if checkpoint is not None:
+        run.record.seconds += run.elapsed(started)
+        if checkpoint is not None and crew.rank == 0:
             run.save(checkpoint)
         run.report(progress)
     model.load_state_dict(run.best)
@@ -149,15 +189,15 @@ def train(
         started = time.monotonic()
         with _train_mode(model):
             run.cool(loss, progress)
-        run.record.seconds += time.monotonic() - started
+        run.record.seconds += run.elapsed(started)
     return run.record
 
 
 class _Run:
     """State of one training."""
 
-    def __init__(self, model: nn.Module, plan: TrainingPlan, n_rows: int) -> None:
-        self.model, self.plan, self.n_rows = model, plan, n_rows
+    def __init__(self, model: nn.Module, plan: TrainingPlan, n_rows: int, crew: Crew) -> None:
+        self.model, self.plan, self.n_rows, self.crew = model, plan, n_rows, crew
         decayed = [p for p in model.parameters() if p.ndim >= 2]
         others = [p for p in model.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
@@ -169,7 +209,7 @@ class _Run:
         self.averaged = copy_state(model)
         self.best = copy_state(model)
         self.batch = min(plan.batch_size, n_rows)
-        self.parts = 1
+        self.parts = crew.parts
         self.steps_an_epoch = max(1, n_rows // self.batch)
 
     def epoch(
@@ -178,22 +218,28 @@ class _Run:
         # A generator of its own for each epoch: a resumed training draws what an unbroken one would have drawn.
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + self.record.epochs)
         order = torch.randperm(self.n_rows, generator=generator)
-        total, done, last_word = 0.0, 0, started
+        noise = self.crew.noise(generator)
+        total, done, last_word, in_epoch = 0.0, 0, started, 0.0
         for step in range(self.steps_an_epoch):
             rows = order[step * self.batch : (step + 1) * self.batch]
-            value = self._step(loss, rows, generator, self._rate(time.monotonic() - started))
+            value = self._step(loss, rows, noise, self._rate(in_epoch))
             self._average()
             total, done = total + value, done + 1
-            now = time.monotonic()
-            if now - last_word > 2:
-                last_word = now
+            in_epoch = self.elapsed(started)
+            if time.monotonic() - last_word > 2:
+                last_word = time.monotonic()
                 at = self.record.epochs + done / self.steps_an_epoch
                 progress(ProgressEvent("train", at, self.plan.epochs, "epochs", f"loss {total / done:.3f}"))
-            if self._out_of_time(now - started):
+            if self._out_of_time(in_epoch):
                 self.record.stopped = "max_seconds"
                 break
         self.record.epochs += 1
-        self.record.train_loss.append(round(total / max(done, 1), 5))
+        self.record.train_loss.append(round(self.crew.mean(total / max(done, 1)), 5))
+
+    def elapsed(self, started: float) -> float:
+        """Seconds since then; those of the first process where a limit makes training depend on them."""
+        seconds = time.monotonic() - started
+        return seconds if self.plan.max_seconds is None else self.crew.agree(seconds)
 
     def _step(
         self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], rows: Tensor,
@@ -210,24 +256,31 @@ class _Run:
     def _gradients(
         self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], rows: Tensor, generator: torch.Generator
     ) -> float:
-        """Compute the gradients of the rows' mean loss, and return it.
+        """Compute the gradients of the rows' mean loss, and return it (in a crew: this process' estimate of it).
 
         Where memory does not hold all rows at once, they are taken in halves, quarters, and so on, whose gradients add
         up to those of the whole batch: the training stays the one that was planned, only slower.
         """
+        own = self.crew.share(rows)
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             with contextlib.suppress(torch.OutOfMemoryError):
-                return sum(self._part(loss, part, len(part) / len(rows), generator) for part in rows.chunk(self.parts))
+                parts = own.chunk(self.parts)
+                # A crew's gradients are averaged: times its size, shares of any lengths add up to the whole batch.
+                return sum(
+                    self._part(loss, part, len(part) / len(rows) * self.crew.size, generator, part is parts[-1])
+                    for part in parts
+                )
             # Here and not in a handler, whose exception would keep the tensors of the failed step alive.
-            self._take_less(len(rows))
+            self._take_less(len(own))
 
     def _part(
         self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], rows: Tensor, share: float,
-        generator: torch.Generator,
+        generator: torch.Generator, last: bool,
     ) -> float:  # fmt: skip
-        value = loss(self.model, rows, generator) * share
-        value.backward()  # type: ignore[no-untyped-call]
+        with self.crew.part(last):
+            value = loss(self.model, rows, generator) * share
+            value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 
     def _take_less(self, rows: int) -> None:
@@ -239,6 +292,7 @@ class _Run:
         self.parts *= 2
         torch.cuda.empty_cache()  # does nothing where there is no GPU
         _log.warning("out of memory with %d rows at once: going on with %d", rows * 2 // self.parts, rows // self.parts)
+        self.crew.take_parts(self.parts)
 
     def cool(self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], progress: Progress) -> None:
         start = min(_COOLING_RATE, self._decay(self.record.best_epoch / self.plan.epochs))
@@ -246,31 +300,36 @@ class _Run:
             return
         steps, last_word = self.plan.cooling_steps, time.monotonic()
         generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + self.plan.epochs)
-        order = torch.empty(0, dtype=torch.long)
+        order, noise = torch.empty(0, dtype=torch.long), self.crew.noise(generator)
         for step in range(steps):
             if len(order) < self.batch:
                 order = torch.randperm(self.n_rows, generator=generator)
             rows, order = order[: self.batch], order[self.batch :]
-            value = self._step(loss, rows, generator, self.plan.learning_rate * start * (1 - step / steps))
+            value = self._step(loss, rows, noise, self.plan.learning_rate * start * (1 - step / steps))
             if time.monotonic() - last_word > 2:
                 last_word = time.monotonic()
                 message = f"cooling down, step {step + 1} of {steps}, loss {value:.3f}"
                 progress(ProgressEvent("train", self.record.epochs, self.plan.epochs, "epochs", message))
 
     def judge(self, validation_loss: Callable[[nn.Module], float]) -> None:
+        value = self.crew.agree(self._validated(validation_loss) if self.crew.rank == 0 else math.nan)
+        history = self.record.validation_loss
+        if math.isfinite(value) and value < min(history, default=math.inf):
+            self.best = {name: tensor.clone() for name, tensor in self.averaged.items()}
+            self.record.best_epoch = self.record.epochs
+        history.append(round(value, 5))
+        if self.record.epochs - self.record.best_epoch >= self.plan.patience:
+            self.record.stopped = "patience"
+
+    def _validated(self, validation_loss: Callable[[nn.Module], float]) -> float:
+        """Loss of the averaged weights."""
         current = copy_state(self.model)
         self.model.load_state_dict(self.averaged)
         self.model.eval()
         with torch.no_grad():
             value = validation_loss(self.model)
-        history = self.record.validation_loss
-        if math.isfinite(value) and value < min(history, default=math.inf):
-            self.best = copy_state(self.model)
-            self.record.best_epoch = self.record.epochs
-        history.append(round(value, 5))
         self.model.load_state_dict(current)
-        if self.record.epochs - self.record.best_epoch >= self.plan.patience:
-            self.record.stopped = "patience"
+        return value
 
     def report(self, progress: Progress) -> None:
         record = self.record
@@ -326,7 +385,8 @@ class _Run:
         self.averaged, self.best = states["averaged"], states["best"]
         load_optimizer(self.optimizer, states.get("optimizer", {}))
         self.record = TrainingRecord(**json.loads(meta["record"]))
-        _log.info("resumed from the checkpoint of epoch %d", self.record.epochs)
+        if self.crew.rank == 0:
+            _log.info("resumed from the checkpoint of epoch %d", self.record.epochs)
 
 
 @contextlib.contextmanager

@@ -13,9 +13,13 @@ from tabvae_core.spec import ModelSpec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["choose_device", "option", "read_options"]
+__all__ = ["choose_device", "option", "read_options", "training_devices"]
 
 Options = TypeVar("Options")
+
+_ROWS_A_GPU = 256
+"""Rows of a batch that are worth a GPU of their own: the usual batch, whose kernels are so short that one GPU spends a
+step on starting them. Half of it would take as long, and gradients would have to be exchanged."""
 
 
 def option(default: float, *, least: float, below: float = math.inf) -> Any:
@@ -70,3 +74,25 @@ def choose_device(name: str) -> torch.device:
     if name == "mps" and not torch.backends.mps.is_available():
         raise SpecError("model.device is 'mps', but there is no Metal device here", hint="use auto or cpu")
     return torch.device(name)
+
+
+def training_devices(name: str, batch_size: int) -> tuple[torch.device, ...]:
+    """Find the devices that a training in batches of so many rows is split over.
+
+    Several GPUs where the spec leaves open which one and every one gets enough rows; else the device of the spec.
+
+    Raises:
+        SpecError: The device is not there.
+
+    """
+    import multiprocessing
+
+    import torch
+
+    device = choose_device(name)
+    if device != torch.device("cuda"):  # of no index
+        return (device,)
+    n = min(torch.cuda.device_count(), batch_size // _ROWS_A_GPU)
+    if n < 2 or multiprocessing.current_process().daemon:  # which may start no processes
+        return (device,)
+    return tuple(torch.device("cuda", index) for index in range(n))

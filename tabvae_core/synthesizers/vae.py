@@ -25,6 +25,7 @@ from tabvae_core.codecs.ordering import arrange
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
+from tabvae_core.distributed import train_distributed
 from tabvae_core.errors import DataError, ModelFileError, SpecError
 from tabvae_core.given import GivenColumn, given_cells, with_given
 from tabvae_core.models.drawing import Draws, Given, Restriction, generate
@@ -36,7 +37,7 @@ from tabvae_core.relations import MAX_ROWS, find_relations
 from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer, learned, row_numbers
-from tabvae_core.synthesizers.options import choose_device, option, read_options
+from tabvae_core.synthesizers.options import option, read_options, training_devices
 from tabvae_core.synthesizers.vae_latent import VAELatentSpace
 from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows, encode_rows
 from tabvae_core.tables import TableSource, as_source, collect
@@ -131,10 +132,11 @@ class VAESynthesizer(Synthesizer):
         self._schema, self._codec, self._links = schema, codec, Links.fit(turned, codec, some)
         encoded = encode_rows(chosen, codec, self._links, progress)
         budget = self._budget(len(encoded))
+        devices = training_devices(self.model.device, min(budget.batch_size, len(encoded)))
         records: list[TrainingRecord] = []
         rates: list[float] = []
         if codec.slots:
-            records, rates = self._learn(encoded, budget, started, progress, checkpoint)
+            records, rates = self._learn(encoded, budget, devices, started, progress, checkpoint)
         self._record = {
             "rows": len(encoded),
             "slots": len(codec.slots),
@@ -145,7 +147,7 @@ class VAESynthesizer(Synthesizer):
             "steps": sum(record.steps for record in records),
             "batch_size": budget.batch_size,
             "seconds": round(time.monotonic() - started, 1),
-            "device": str(choose_device(self.model.device)),
+            "device": str(devices[0]) if len(devices) == 1 else f"{devices[0].type} x {len(devices)}",
             "stopped_by": ", ".join(sorted({record.stopped for record in records})),
             "rate_nats": [round(rate, 3) for rate in rates],
             "train_loss": [record.train_loss for record in records],
@@ -156,12 +158,20 @@ class VAESynthesizer(Synthesizer):
         return self
 
     def _learn(
-        self, encoded: EncodedRows, budget: Budget, started: float, progress: Progress, checkpoint: Path | None
+        self,
+        encoded: EncodedRows,
+        budget: Budget,
+        devices: tuple[torch.device, ...],
+        started: float,
+        progress: Progress,
+        checkpoint: Path | None,
     ) -> tuple[list[TrainingRecord], list[float]]:
-        """Train the members, each on rows of its own choice, several at a time."""
-        codec, device, seed = self._fitted, choose_device(self.model.device), self.model.seed
+        """Train the members, each on rows of its own choice: several at a time, or each on several devices."""
+        codec, seed, split = self._fitted, self.model.seed, len(devices) > 1
+        # Processes of several devices load what they need themselves: this one leaves their memory alone.
+        device = torch.device("cpu") if split else devices[0]
         # A GPU is filled by one member, cores are not.
-        workers = 1 if device.type != "cpu" else torch.get_num_threads()
+        workers = 1 if split or device.type != "cpu" else torch.get_num_threads()
         n_members = self._n_members(budget, workers)
         workers = min(workers, n_members)
         arrays, size = encoded.on(device), self._size(len(encoded))
@@ -198,6 +208,10 @@ class VAESynthesizer(Synthesizer):
         def job(member: int) -> Callable[[Progress], TrainingRecord]:
             rows, folder = data[member], None if checkpoint is None else checkpoint / f"member-{member}"
             own = dataclasses.replace(plan, seed=seed + _STRIDE * member)
+            if split:
+                return lambda listen: train_distributed(
+                    networks[member], rows, own, devices, progress=listen, checkpoint=folder
+                )
             return lambda listen: train(
                 networks[member], rows.loss, rows.validation_loss, rows.n_train, own, progress=listen, checkpoint=folder
             )

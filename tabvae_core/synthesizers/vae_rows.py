@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +96,12 @@ class TrainingRows:
         # The bound itself judges, unless other prices were asked for: then what they ask for judges, too.
         self._judged_free_bits = 0.0 if (beta, tc) == (1.0, 0.0) else free_bits
         self.rate = 0.0
+
+    def on(self, device: torch.device) -> Self:
+        """The same rows on another device."""
+        moved = copy.copy(self)
+        moved._arrays, moved._device = tuple(array.to(device) for array in self._arrays), device
+        return moved
 
     def _cells(self, rows: Tensor) -> Cells:
         tokens, targets, low, high = (array[rows.to(self._device)] for array in self._arrays)

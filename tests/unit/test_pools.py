@@ -78,6 +78,14 @@ def test_a_kubernetes_job_gets_memory_and_gpu_where_asked() -> None:
     assert (gpu["image"], gpu["name"]) == ("tabvae:gpu", "prefect-job"), "the name that Prefect's worker asks for"
 
 
+def test_a_kubernetes_job_has_more_shared_memory_than_64_mib_for_several_gpus() -> None:
+    manifest = rendered("kubernetes", gpus=2)["job_manifest"]
+    assert manifest["spec"]["template"]["spec"]["volumes"] == [
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
+    ]
+    assert container(manifest)["volumeMounts"] == [{"name": "shared-memory", "mountPath": "/dev/shm"}]
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which knows the fields of a job")
 def test_kubernetes_knows_every_field_of_the_job(tmp_path: Path) -> None:
     """No cluster is asked: kubectl reads the manifest into its own type, in which unknown fields get lost."""
