@@ -31,6 +31,8 @@ from tabvae_core.models.vae import LOG_SCALES, NEVER, TabularVAE
 __all__ = ["Drawn", "Draws", "Given", "Restriction", "Settler", "generate"]
 
 _LEAST_SCORE = -30.0
+_SLOTS_AHEAD = 4
+"""Slots whose sums are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Given:
     mask: Tensor
     tokens: Tensor
     values: Tensor
+
+    def of(self, rows: slice) -> Given:
+        """The cells of some rows."""
+        return Given(self.mask[rows], self.tokens[rows], self.values[rows])
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,76 @@ def generate(
     return Drawn(tokens, values, log_weights)
 
 
+class _RunningSum:
+    """What every slot sees, where none has weights of its own: the same sum.
+
+    Args:
+        start: What rows start with, shape (B, W).
+
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self._sum, self._seen = start, torch.ones(len(start), 1)
+
+    def add(self, slot: int, cells: Tensor, new: Tensor | None) -> None:
+        """Take in embedded cells (B, W), where `new` (B, 1) is one and not zero; None: in all rows."""
+        self._sum = self._sum + (cells if new is None else cells * new)
+        self._seen = self._seen + (1.0 if new is None else new)
+
+    def context_of(self, slot: int) -> Tensor:
+        """What a slot sees, (B, W)."""
+        return self._sum * self._seen.rsqrt()
+
+
+class _WeighedSum:
+    """What each slot sees by its own weights, so all cells are kept.
+
+    The cells so far are summed for a few slots ahead, as one product that reads them once; those that come meanwhile
+    are added one by one.
+
+    Args:
+        start: What rows start with, shape (B, W).
+        weights: Weight of each cell (columns) for each slot (rows), shape (S, S).
+        given: Whether cells of some rows come before their turn; else they come slot by slot, in all rows.
+
+    """
+
+    def __init__(self, start: Tensor, weights: Tensor, *, given: bool) -> None:
+        self._start, self._weights = start, weights
+        shape = (len(weights), *start.shape)
+        self._cells = torch.zeros(shape) if given else torch.empty(shape)
+        self._there = torch.zeros(len(weights), len(start)) if given else None
+        self._units = (1 + weights.tril().square().sum(dim=1)).rsqrt()
+        self._end = self._first = 0
+        self._ahead = torch.zeros(0, *start.shape)
+        self._meanwhile: list[tuple[int, Tensor]] = []
+
+    def add(self, slot: int, cells: Tensor, new: Tensor | None) -> None:
+        """Take in embedded cells (B, W), where `new` (B, 1) is one and not zero; None: in all rows."""
+        if self._there is None or new is None:
+            self._cells[slot] = cells
+        else:
+            cells = cells * new
+            self._cells[slot] += cells
+            self._there[slot] += new[:, 0]
+        self._end = max(self._end, slot + 1)
+        self._meanwhile.append((slot, cells))
+
+    def context_of(self, slot: int) -> Tensor:
+        """What a slot sees, (B, W); slots are asked for in their order."""
+        weights = self._weights[slot]
+        if slot >= self._first + len(self._ahead):
+            ahead = self._weights[slot : slot + _SLOTS_AHEAD, : self._end] @ self._cells[: self._end].flatten(1)
+            self._ahead, self._first, self._meanwhile = ahead.view(-1, *self._start.shape), slot, []
+        total = self._start + self._ahead[slot - self._first]
+        for other, cells in self._meanwhile:
+            total.add_(cells, alpha=float(weights[other]))
+        if self._there is None:
+            return total.mul_(self._units[slot])
+        seen: Tensor = 1 + weights.square() @ self._there
+        return total.mul_(seen.rsqrt().unsqueeze(-1))
+
+
 class _Walk:
     """The rows of one member, on their way through the slots.
 
@@ -198,17 +274,23 @@ class _Walk:
     ) -> None:
         self._network, self._draws, self._known = network, draws, known
         self._tokens, self._values = tokens, values
-        self._context, self._seen = network.start(z), torch.ones(len(z), 1)
         self._guesses = network.additive.start.expand(len(z), -1)
+        start = network.start(z)
         if known is not None:
-            self._context = torch.where(known.any(dim=1, keepdim=True), network.no_latent, self._context)
+            start = torch.where(known.any(dim=1, keepdim=True), network.no_latent, start)
+        self._sum: _RunningSum | _WeighedSum = (
+            _WeighedSum(start, network.weights(), given=known is not None)
+            if network.size.weighed
+            else _RunningSum(start)
+        )
+        if known is not None:
             for slot in torch.nonzero(known.any(dim=0))[:, 0].tolist():
-                self._context = self._context + network.embed_slot(slot, tokens, values)[0] * known[:, slot : slot + 1]
-            self._seen = self._seen + known.sum(dim=1, keepdim=True)
+                cells = network.embed_slot(slot, tokens, values)[0]
+                self._sum.add(slot, cells, known[:, slot : slot + 1].float())
 
     def draw(self, slot: int, allowed: npt.NDArray[np.bool_] | None, limit: Restriction | None) -> Tensor | float:
         """Draw the cells of a slot that are not given; their log densities, (B,), where some cells are."""
-        hidden = self._network.hidden_of(slot, self._context * self._seen.rsqrt())
+        hidden = self._network.hidden_of(slot, self._sum.context_of(slot))
         logits = self._network.token_logits(slot, hidden, self._tokens)
         if allowed is not None:
             logits = logits.masked_fill(torch.from_numpy(~allowed), NEVER)
@@ -233,7 +315,7 @@ class _Walk:
 
     def score(self, slot: int) -> Tensor:
         """Log density (B,) of the cells of a slot as they stand, given the cells before them."""
-        hidden = self._network.hidden_of(slot, self._context * self._seen.rsqrt())
+        hidden = self._network.hidden_of(slot, self._sum.context_of(slot))
         tokens, levels = self._tokens[:, slot], self._network.layout.n_levels[slot]
         logits = self._network.token_logits(slot, hidden, self._tokens)
         mixture = self._mixture(slot, hidden, tokens, None) if levels else None
@@ -251,8 +333,7 @@ class _Walk:
     def take_in(self, slot: int) -> None:
         """Let later slots see the settled cells of a slot."""
         step, guess = self._network.embed_slot(slot, self._tokens, self._values)
-        new = 1.0 if self._known is None else (~self._known[:, slot]).float().unsqueeze(-1)
-        self._context, self._seen = self._context + step * new, self._seen + new
+        self._sum.add(slot, step, None if self._known is None else (~self._known[:, slot]).float().unsqueeze(-1))
         self._guesses = self._guesses + guess
 
 

@@ -2,19 +2,20 @@
 
     row ─ embed ─ encoder ─► μ, σ ─► z ─┐
                                         ▼
-        context of a slot = z + Σ embeddings of the cells before it ─ the slot's own layers ─► token ─► value
+        context of a slot = z + Σ weight · embedding of the cells before it ─ the slot's own layers ─► token ─► value
 
 - The encoder (sum of the slots' embeddings, two layers) gives a posterior over a small latent z, whose rate is held
   by free bits (Kingma et al., 2016), so that the strong decoder does not ignore it.
 - The decoder is a neural autoregressive density estimator (NADE: Larochelle & Murray, 2011; Uria et al., 2016): what a
-  slot sees is a running sum, so a row costs time and memory linear in its slots, in training and in sampling. Each
-  slot has layers of its own, which cost no more than shared ones and learn more.
+  slot sees is a sum. Each slot weighs the cells in it, a number for each pair of slots, so that what matters to it does
+  not drown in the rest; tables too wide for pairs have a running sum, which costs time and memory linear in the slots.
+  Each slot has layers of its own, which cost no more than shared ones and learn more.
 - A slot's token comes from a softmax. A token that carries a value is followed by a mixture of logistics, integrated
   over the cell (Salimans et al., 2017), of what an additive model of the earlier cells leaves open.
 - Any cells of a row may be given, others in every row: given cells enter the sum first. Rows that are trained so do
   without z; `drawing` weighs what is drawn so.
 
-Shapes: B rows, S slots, V slots that carry values, W width of the sum, H width of a slot's layers, K components.
+Shapes: B rows, S slots, V slots that carry values, W width of the sums, H width of a slot's layers, K components.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _RARE_LOGIT = -12.0
 _TABLE_RANK = 16
 _LEAST_CELL = 1e-3
 _ENOUGH_VALUES = 200
+_WEIGHT_UNIT = 5.0
+"""Weights of cells are learned in this unit, that is so many times faster than the rest: they start out all alike."""
 _TC_ROWS = 1_024
 """Rows of a batch whose total correlation is estimated: time and memory grow with their square."""
 LOG_SCALES = (-6.0, 6.0)
@@ -72,7 +75,7 @@ class NetworkSize:
     """Hyperparameters of the network.
 
     Args:
-        width: Size of the running sum, W.
+        width: Size of the sum that a slot sees, W.
         hidden: Size of a slot's layers, H.
         depth: Layers of a slot after the first.
         latent: Dimensions of z.
@@ -80,6 +83,7 @@ class NetworkSize:
         dropout: Share of activations dropped in training.
         cell_dropout: Share of cells hidden from later cells in training, so that no row is known by heart.
         frequencies: Octaves of the periodic features of a value; few for few rows, which they would tell apart.
+        weighed: Whether each slot has weights of its own for the cells that it sees, S² of them.
 
     """
 
@@ -91,6 +95,7 @@ class NetworkSize:
     dropout: float = 0.1
     cell_dropout: float = 0.0
     frequencies: int = 8
+    weighed: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,8 @@ class TabularVAE(nn.Module):
         self.encode_out = nn.Linear(2 * width, 2 * size.latent)
         self.start = nn.Linear(size.latent, width)
         self.no_latent = nn.Parameter(torch.zeros(width))
+        if size.weighed:
+            self.cell_weights = nn.Parameter(torch.full((slots, slots), 1 / _WEIGHT_UNIT))
         self.enter = _SlotLinear(slots, width, hidden, math.sqrt(2))
         self.layers = [_SlotLinear(slots, hidden, hidden) for _ in range(size.depth)]
         self.deeper = nn.ModuleList(self.layers)
@@ -377,8 +384,14 @@ class TabularVAE(nn.Module):
         guesses = self.additive(cells.tokens + self.offsets, features)
         return self._reconstruction(hidden, cells, guesses, ~given, generator) + held, kl.sum()
 
+    def weights(self) -> Tensor:
+        """Weights (S, S) of all cells (columns) for each slot (rows); nothing weighs a cell for itself."""
+        return _WEIGHT_UNIT * (self.cell_weights.tril(-1) + self.cell_weights.triu(1))
+
     def _contexts(self, start: Tensor, embedded: Tensor, given: Tensor) -> Tensor:
-        """What each slot sees, (B, S, W): the start, the cells before it and all given cells, by their number."""
+        """What each slot sees, (B, S, W): the start, the cells before it and all given cells, in units of its size."""
+        if self.size.weighed:
+            return self._weighed_contexts(start, embedded, given)
         before = functional.pad(embedded[:, :-1].cumsum(dim=1), (0, 0, 1, 0))
         seen = torch.arange(1, self.layout.n_slots + 1, device=embedded.device).expand(given.shape)
         if bool(given.any()):
@@ -387,6 +400,15 @@ class TabularVAE(nn.Module):
             counts = given.long()
             seen = seen + counts.sum(dim=1, keepdim=True) - counts.cumsum(dim=1)
         return (before + start.unsqueeze(1)) * seen.float().rsqrt().unsqueeze(-1)
+
+    def _weighed_contexts(self, start: Tensor, embedded: Tensor, given: Tensor) -> Tensor:
+        weights = self.weights()
+        earlier, later = weights.tril(), weights.triu()
+        total, squares = start.unsqueeze(1) + earlier @ embedded, 1 + earlier.square().sum(dim=1).expand(given.shape)
+        if bool(given.any()):
+            total = total + later @ (embedded * given.unsqueeze(-1))
+            squares = squares + given.float() @ later.square().T
+        return total * squares.rsqrt().unsqueeze(-1)
 
     def _dropped(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """Drop activations (n, B, H), the same ones in all slots of a row: random numbers cost more than products."""
@@ -452,7 +474,7 @@ class TabularVAE(nn.Module):
     # Sampling -------------------------------------------------------------------------------------------------------
 
     def embed_slot(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """What the cells of one slot add to the running sum, (B, W), and to the guesses, (B, V).
+        """What the cells of one slot add to sums, (B, W), and to the guesses, (B, V).
 
         Args:
             slot: The slot.

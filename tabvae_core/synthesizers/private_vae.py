@@ -56,7 +56,7 @@ class Asked:
     """Options of `vae` that matter here; 0 or less: the defaults above.
 
     Args:
-        width: Width of the network's running sum.
+        width: Width of the sum that each slot sees.
         hidden: Width of each slot's layers.
         depth: Layers of each slot after the first.
         latent: Dimensions of z.

@@ -53,6 +53,8 @@ _PRIOR_ROWS = 20_000
 _COOLING_STEPS = 150
 _CANDIDATE_CELLS = 1_200
 """Cells of all candidates of a row: memory of a block does not grow with the columns beyond."""
+_PIECE_CELLS = 200_000
+"""Cells of all candidates that are drawn at once: each is kept as W numbers, twice."""
 _STRIDE = 7_919
 """Between the seeds of members: seeds of models that users count up share none."""
 
@@ -62,7 +64,7 @@ class _Options:
     """Options of the method, under `model.options`; 0 or less: follows from the table.
 
     Args:
-        width: Width of the network's running sum.
+        width: Width of the sum that each slot sees.
         hidden: Width of each slot's layers.
         depth: Layers of each slot after the first.
         latent: Dimensions of z.
@@ -91,6 +93,30 @@ class _Options:
     tc: float = option(0.0, least=0)
     candidates: int = 16
     given_rows: float = 0.25
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """Rows of a block that are drawn at once.
+
+    Args:
+        rows: Numbers of n rows.
+        times: Candidates of each.
+        draws: Randomness of all B = n x times candidates.
+        pick: Picks the parts of the priors, shape (B,).
+        luck: Gumbel noise of the choice among candidates, shape (B,); None: each row has one.
+        given: Given cells of the candidates.
+        columns: Given cells by column, n each.
+
+    """
+
+    rows: npt.NDArray[np.uint64]
+    times: int
+    draws: Draws
+    pick: torch.Tensor
+    luck: torch.Tensor | None
+    given: Given | None
+    columns: Mapping[str, pa.Array]
 
 
 class VAESynthesizer(Synthesizer):
@@ -257,6 +283,7 @@ class VAESynthesizer(Synthesizer):
             dropout=asked.dropout if asked.dropout >= 0 else (0.2 if small or wide else 0.1),
             cell_dropout=asked.cell_dropout if asked.cell_dropout >= 0 else (0.1 if rows < FEW_ROWS else 0.0),
             frequencies=asked.frequencies or next(octaves for least, octaves in _OCTAVES if rows >= least),
+            weighed=slots <= WIDE_SLOTS,
         )
 
     def _budget(self, rows: int) -> Budget:
@@ -311,28 +338,50 @@ class VAESynthesizer(Synthesizer):
         if given is not None:
             given = Given(*(part.repeat_interleave(times, dim=0) for part in (given.mask, given.tokens, given.values)))
         # Whole blocks are always drawn, so that a shorter last block begins like a full one.
-        whole, n = BLOCK_ROWS * times, len(rows) * times
-        draws = Draws.make(whole, len(codec.slots), self._options.latent, generator).of(slice(n))
-        pick, step = torch.rand(whole, generator=generator)[:n], len(self._priors)
+        whole = BLOCK_ROWS * times
+        draws = Draws.make(whole, len(codec.slots), self._options.latent, generator)
+        pick = torch.rand(whole, generator=generator)
+        luck = -(-torch.rand(whole, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log() if times > 1 else None
+        parts = []
+        for first, last in self._pieces(len(rows), times):
+            some = slice(first * times, last * times)
+            drawing = _Drawing(
+                rows[first:last], times, draws.of(some), pick[some], None if luck is None else luck[some],
+                None if given is None else given.of(some),
+                {name: column.cells.slice(first, last - first) for name, column in cells.items()},
+            )  # fmt: skip
+            parts.append(self._draw_piece(drawing, bounds, seed))
+        return pa.concat_tables(parts)
+
+    def _pieces(self, rows: int, times: int) -> list[tuple[int, int]]:
+        """Rows from and to of what is drawn at once: cells of all candidates are kept while a piece is drawn."""
+        if times == 1:
+            return [(0, rows)]
+        members = len(self._networks)
+        at_once = max(1, _PIECE_CELLS // (times * len(self._fitted.slots) * members)) * members
+        return [(first, min(first + at_once, rows)) for first in range(0, rows, at_once)]
+
+    def _draw_piece(self, piece: _Drawing, bounds: Mapping[str, Any], seed: int) -> pa.Table:
+        codec, step, times = self._fitted, len(self._priors), piece.times
         latents = [
-            prior.transform(draws.latent[first::step], pick[first::step]) for first, prior in enumerate(self._priors)
+            prior.transform(piece.draws.latent[first::step], piece.pick[first::step])
+            for first, prior in enumerate(self._priors)
         ]
-        every = np.repeat(np.arange(len(rows)), times)
-        settling = Settling(
-            codec, self._links, {name: part.cells.take(pa.array(every)) for name, part in cells.items()}
-        )
+        every = pa.array(np.repeat(np.arange(len(piece.rows)), times))
+        settling = Settling(codec, self._links, {name: column.take(every) for name, column in piece.columns.items()})
         limits = {
             slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
         }
-        drawn = generate(self._networks, latents, draws, settling, given=given, restrictions=limits, weighed=times > 1)
+        drawn = generate(
+            self._networks, latents, piece.draws, settling, given=piece.given, restrictions=limits, weighed=times > 1
+        )
         tokens, values = drawn.tokens, drawn.values
-        if times > 1:
-            luck = -(-torch.rand(whole, generator=generator)[:n].clamp(1e-12, 1 - 1e-7).log()).log()  # Gumbel
-            best = (drawn.log_weights + luck).view(len(rows), times).argmax(dim=1)
-            kept = torch.arange(len(rows)) * times + best
+        if piece.luck is not None:
+            best = (drawn.log_weights + piece.luck).view(len(piece.rows), times).argmax(dim=1)
+            kept = torch.arange(len(piece.rows)) * times + best
             tokens, values = tokens[kept], values[kept]
             settling.keep(kept.numpy())
-        return settling.decode(tokens, values, rows=rows, seed=seed)
+        return settling.decode(tokens, values, rows=piece.rows, seed=seed)
 
     def _n_candidates(self, given: Given) -> int:
         """One, where every row's given cells come first in the table's order: what follows is drawn to suit anyway."""

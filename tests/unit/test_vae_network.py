@@ -53,9 +53,9 @@ class Replayed(Unsettled):
         return self.cells.tokens[:, slot], self.cells.values[:, slot]
 
 
-@pytest.fixture(params=["plain", "additive"])
+@pytest.fixture(params=["plain", "additive", "weighed"])
 def network(request: pytest.FixtureRequest) -> TabularVAE:
-    """A network with weights anywhere; the additive model, which training finds, too where it is asked for."""
+    """A network with parameters anywhere; with the additive model, which training finds, or with weights of cells."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     small = np.log(rng.dirichlet(np.ones(10), 40)).astype(np.float32)
@@ -67,7 +67,8 @@ def network(request: pytest.FixtureRequest) -> TabularVAE:
     priors[0][2] = -np.inf  # type: ignore[index]
     values: list[npt.NDArray[np.float32] | None] = [None] * SLOTS
     values[2] = np.array([np.nan, np.nan, 0.5, 1.0], np.float32)
-    made = TabularVAE(LAYOUT, SIZE, priors, values, np.tile(np.array([-2.0, 2.0], np.float32), (SLOTS, 1)))
+    size = replace(SIZE, weighed=request.param == "weighed")
+    made = TabularVAE(LAYOUT, size, priors, values, np.tile(np.array([-2.0, 2.0], np.float32), (SLOTS, 1)))
     for name, parameter in made.named_parameters():
         if not (name.startswith("heads") and name.endswith("bias")):  # these hold the priors
             torch.nn.init.normal_(parameter, std=0.2)
