@@ -180,6 +180,8 @@ class Ledger:
             return
 
     def _read(self, marks: Iterable[Mark]) -> tuple[list[tuple[Entry, str]], str | None]:
+        # The head first: writers write it after their line, so it is never ahead of lines that are read later.
+        head = self._head_mark()
         found = read_with_etag(self.uri, self._storage)
         texts = [] if found is None else found[0].decode("utf-8", "replace").splitlines()
         lines: list[tuple[Entry, str]] = []
@@ -193,7 +195,7 @@ class Ledger:
             if entry.number != number or entry.previous != (_sha256(texts[number - 2]) if number > 1 else ""):
                 raise self._tampered(f"line {number} does not follow the line before it")
             lines.append((entry, text))
-        for mark in (*self._head_mark(), *marks):
+        for mark in (*head, *marks):
             if mark.entries > len(lines):
                 raise self._tampered(f"it has {len(lines)} lines, and had {mark.entries} before")
             if mark.entries and _sha256(lines[mark.entries - 1][1]) != mark.sha256:

@@ -15,6 +15,7 @@ from tables_made import people
 from tabvae_core import release, steps
 from tabvae_core.errors import BudgetExceeded, DataError
 from tabvae_core.lake import ParquetSource
+from tabvae_core.privacy import ledger as ledger_module
 from tabvae_core.privacy.accounting import Loss, rho_of
 from tabvae_core.privacy.ledger import HEAD_FILE, LEDGER_FILE, Ledger, Mark, total
 from tabvae_core.spec import RefreshSpec, parse_spec
@@ -137,6 +138,25 @@ def test_writers_at_the_same_time_all_get_their_line(tmp_path: Path) -> None:
     for writer in writers:
         writer.join()
     assert {entry.run_id for entry in ledger.entries()} == {"run0", "run1", "run2", "run3"}
+
+
+def test_a_line_written_while_another_is_reading_is_no_tampering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, spec = filled(tmp_path, runs=1)
+    read, others = ledger_module.read_with_etag, iter(["other1", "other2"])
+
+    def read_and_be_overtaken(*args: Any) -> Any:
+        found = read(*args)
+        other = next(others, None)
+        if other is not None:
+            ledger.reserve(other, spec, ONE)
+        return found
+
+    monkeypatch.setattr(ledger_module, "read_with_etag", read_and_be_overtaken)
+    ledger.reserve("late", spec, ONE)
+    runs = {entry.run_id for entry in ledger.entries()}
+    assert runs == {"run0", "other1", "other2", "late"}
 
 
 def test_a_private_refresh_publishes_its_table_and_what_it_spent_alone(tmp_path: Path) -> None:
