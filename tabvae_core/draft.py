@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from tabvae_core.codecs.edges import Edge, find_edges
 from tabvae_core.errors import DataError, SpecError
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.relations import MAX_ROWS, Relation, RelationKind, find_relations
@@ -20,7 +21,7 @@ from tabvae_core.rules import Rule, parse_rule
 from tabvae_core.rules.syntax import write_name
 from tabvae_core.schema import ColumnSchema, TableSchema, type_name
 from tabvae_core.spec import GateSpec, Kind, ModelSpec, StorageSpec
-from tabvae_core.tables import TableSource
+from tabvae_core.tables import TableSource, collect
 
 __all__ = ["init_spec"]
 
@@ -70,6 +71,7 @@ def init_spec(
         raise DataError(f"{uri} has no rows", hint="a table is learned from its rows; point at one that has some")
     schema = infer_schema(source, progress=progress)
     relations = find_relations(source, schema, progress=progress)
+    edges = find_edges(collect(source, max_rows=MAX_ROWS), schema)
     rules = _plausible_rules(source, schema, relations, progress)
     lines = [
         f"# Refresh of {_comment(uri)}: {source.num_rows:,} rows, {len(source.schema)} columns.",
@@ -89,7 +91,7 @@ def init_spec(
         "",
         *_column_lines(schema),
         "",
-        *_relation_lines(relations),
+        *_relation_lines(relations, edges),
         *_unlearnable_lines(schema),
         *_rule_lines(rules),
         "",
@@ -168,9 +170,12 @@ def _unlearnable_lines(schema: TableSchema) -> list[str]:
     return [*lines, "unlearnable: generate", ""]
 
 
-def _relation_lines(relations: Sequence[Relation]) -> list[str]:
-    """Relations but for orders, which stand among the rules where all rows keep them."""
-    texts = [relation.text() for relation in relations if relation.kind is not RelationKind.ORDER]
+def _relation_lines(relations: Sequence[Relation], edges: Sequence[Edge]) -> list[str]:
+    """Relations but for orders, which stand among the rules where all rows keep them; edges that none of them says."""
+    exact = [relation for relation in relations if relation.kind is not RelationKind.ORDER]
+    said = {frozenset((relation.target, *relation.columns)) for relation in exact}
+    near = [edge for edge in edges if frozenset((edge.target, edge.first, edge.second)) not in said]
+    texts = [*(relation.text() for relation in exact), *(edge.text() for edge in near)]
     if not texts:
         return []
     lines = [f"# What was found between columns, in at most {MAX_ROWS:,} rows of the table:"]

@@ -171,7 +171,8 @@ def _decide(
         reason = f"{_count(drifted)} drifted by more than {policy.max_drift:g}: {_named(drifted)}"
         return _train(spec, run_id, reason, last=last, columns=columns)
     kept = policy.retrain == "required" and drifted
-    furthest = f", the furthest is {_named(columns[:1])}" if columns else ""
+    moved = [column for column in columns[:1] if round(column.beyond, 3) > 0]
+    furthest = f", the furthest is {_named(moved)}" if moved else ""
     return ModelChoice(
         run_id=run_id,
         decision="reuse",

@@ -24,6 +24,8 @@ from tabvae_core.spec import PrivacySpec
 
 __all__ = ["NumberCodec", "NumberFitter", "prior_of"]
 
+_LEAST_EDGE = 1e-3
+"""Where the cell of a small number reaches down to zero, its lower edge as a share of the upper one."""
 _SECOND = 1_000_000_000
 _TIME_UNITS_NS = tuple(
     n * _SECOND for n in (1e-6, 1e-3, 1, 5, 10, 15, 30, 60, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400)
@@ -61,6 +63,44 @@ class NumberCodec(Codec):
     def cells(self, ordinal: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> pa.Array:
         """Turn ordinals (n,) into cells of exactly the column's type, null where not valid."""
         return restore_type(from_ordinal(ordinal, valid, base_type(self.arrow_type)), self.arrow_type)
+
+    @property
+    def _unit(self) -> float:
+        """Real value of one ordinal."""
+        kind = base_type(self.arrow_type)
+        return float(10.0 ** -int(kind.scale)) if pa.types.is_decimal(kind) else 1.0
+
+    def real_ends(self) -> tuple[float, float]:
+        """Real values between which all cells of levels lie."""
+        half = float(self.table.steps[-1]) / 2 if self.table.n_levels else 0.0
+        ends = (self.table.lowest - half, self.table.highest + half)
+        low, high = ((end + self.table.base) * self._unit for end in ends)
+        return low, high
+
+    def log_cells(
+        self, tokens: npt.NDArray[Any], offsets: npt.NDArray[np.float64], origin: npt.NDArray[np.float64]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Logs of cells: middle and width of each, and its width in N(0, 1), shape (n,) each.
+
+        Args:
+            tokens: Tokens of the cells, shape (n,).
+            offsets: Their values, from the table's base on.
+            origin: Real values that they are counted from, shape (n,).
+
+        Returns:
+            The width is zero where a cell has no log: a token without value, or a value not above its origin.
+
+        """
+        (low, high), (start, end) = self.table.edges(tokens, offsets)
+        low, high = ((edge + self.table.base) * self._unit - origin for edge in (low, high))
+        there = (tokens < self.table.n_levels) & (high > 0) & (low + high > 0)
+        low = np.maximum(low, _LEAST_EDGE * high)
+        low, high = (np.log(np.where(there, edge, 1.0)) for edge in (low, high))
+        return (low + high) / 2, high - low, np.where(there, end - start, 1.0)
+
+    def places_of(self, tokens: npt.NDArray[Any], real: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Places in N(0, 1) of real values at the levels of tokens, shape (n,)."""
+        return self.table.places(tokens, real / self._unit - self.table.base)
 
     def state(self) -> CodecState:
         """Tables and scalars."""

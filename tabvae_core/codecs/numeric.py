@@ -40,6 +40,8 @@ _MOST_TRIED = 1_000
 """Values looked at, from each end of a bound, for one that is the level's own."""
 _MAP_PARTS = ("values", "z", "atoms")
 _MOST_ATOMS, _MOST_ANCHORS = 2_000, 48
+_LEAST_WIDTH, _NARROW = 1e-7, 1e-4
+"""Width in N(0, 1) below which a cell has none, and the width that stands for it."""
 _PIECE_WIDTH = 2.0
 """Width of a map's pieces in N(0, 1), times the cube root of the rows (Freedman & Diaconis, 1981)."""
 _NEIGHBOURS, _OWN_TIMES, _STRONG, _LEAST_SPREAD, _FEW_VALUES = 200, 10, 4.0, 0.1, 50
@@ -70,6 +72,21 @@ class LevelMap:
             return np.interp(offsets - half, self.values, self.z), np.interp(offsets + half, self.values, self.z)
         width = np.where(self._nearest(offsets) == offsets, self._width(offsets), 0.0)
         return np.interp(offsets - width, self.values, self.z), np.interp(offsets + width, self.values, self.z)
+
+    def edges(
+        self, offsets: npt.NDArray[np.float64], half: float
+    ) -> tuple[tuple[Values, Values], tuple[Values, Values]]:
+        """Edges of the same cells as values, and in N(0, 1); of a cell without width, those of a narrow one."""
+        low, high = self.cell(offsets, half)
+        narrow = high - low < _LEAST_WIDTH
+        middle = (low + high) / 2
+        low, high = (np.where(narrow, middle + sign * _NARROW, edge) for sign, edge in ((-0.5, low), (0.5, high)))
+        reach = half if half > 0 or not len(self.atoms) else self._width(offsets)
+        below, above = (
+            np.where(narrow, np.interp(edge, self.z, self.values), offsets + sign * reach)
+            for sign, edge in ((-1, low), (1, high))
+        )
+        return (below, above), (low, high)
 
     def value(self, z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Values at places in N(0, 1), not yet rounded."""
@@ -239,6 +256,34 @@ class NumericTable:
                     inside = np.rint(2 * inside / step) * (step / 2)
                 low[at], high[at] = finer.cell(inside, step / 2)
         return low, high
+
+    def edges(
+        self, levels: Values, offsets: npt.NDArray[np.float64]
+    ) -> tuple[tuple[Values, Values], tuple[Values, Values]]:
+        """Edges of the cells of values at their levels, as offsets and in N(0, 1), each of shape (n,)."""
+        found = np.zeros((4, len(offsets)))
+        for level, (step, finer) in enumerate(zip(self.steps, self.maps, strict=True)):
+            at = levels == level
+            if at.any():
+                values, places = finer.edges(np.clip(offsets[at], self.lowest, self.highest), step / 2)
+                found[:, at] = (*values, *places)
+        return (found[0], found[1]), (found[2], found[3])
+
+    def places(self, levels: Values, offsets: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Places in N(0, 1) of values at their levels, shape (n,)."""
+        found = np.zeros(len(offsets))
+        for level, finer in enumerate(self.maps):
+            at = levels == level
+            if at.any():
+                found[at] = np.interp(np.clip(offsets[at], self.lowest, self.highest), finer.values, finer.z)
+        return found
+
+    def drawn_offsets(self, tokens: Values, z: Values) -> npt.NDArray[np.float64]:
+        """Offsets that cells of levels are decoded to, shape (n,); zero of other cells."""
+        found, is_level = np.zeros(len(tokens)), tokens < self.n_levels
+        if is_level.any():
+            found[is_level] = self._of_level(tokens[is_level], z[is_level])
+        return found
 
     def _of_level(self, tokens: Values, z: Values) -> npt.NDArray[np.float64]:
         """Offsets of cells of levels: rounded, and moved off values that the training rows would tell otherwise."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from tabvae_core.reals import real_values
 from tabvae_core.relations import Relation, RelationKind
 
-__all__ = ["NEARLY_ALWAYS", "arrange"]
+__all__ = ["NEARLY_ALWAYS", "arrange", "solved"]
 
 NEARLY_ALWAYS = 0.9
 """Share of the rows in which a relation holds that stands for all of them."""
@@ -69,10 +69,10 @@ def _turned(relation: Relation, rows: pa.Table) -> Relation:
     distinct = {name: len(np.unique(cells[there])) for name, cells in values.items()}
     spread = {name: float(np.subtract(*np.percentile(cells[there], [90, 10]))) for name, cells in values.items()}
     fine = [name for name in columns if distinct[name] >= _AS_DETAILED * max(distinct.values())]
-    return _solved(relation, max(fine, key=lambda name: (spread[name], name == relation.target)))
+    return solved(relation, max(fine, key=lambda name: (spread[name], name == relation.target)))
 
 
-def _solved(relation: Relation, target: str) -> Relation:
+def solved(relation: Relation, target: str) -> Relation:
     """Solve target = a ± b for another of its columns."""
     if target == relation.target:
         return relation

@@ -1,7 +1,7 @@
 """Settling: what the network draws for a slot becomes a cell that the training rows could hold, before it is built on.
 
 Values are rounded as they will be decoded, so that later slots see what they saw in training; links are computed from
-the cells before them.
+the cells before them, and ratios are told what theirs are of.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from tabvae_core.codecs.links import Link, Links
 from tabvae_core.codecs.number import NumberCodec
 from tabvae_core.codecs.ordinal import as_field, base_type, is_integer_like, plain, to_ordinal
+from tabvae_core.codecs.ratios import Ratios
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.reals import ordinals_of, real_of
 
@@ -35,14 +36,21 @@ class Settling:
         links: Links between its columns.
         given: Given cells by column, n each; null where a cell is not given, but is to be filled: no null is drawn
             there, unless the column never held anything else.
+        ratios: Ratios between its columns.
 
     """
 
-    def __init__(self, codec: TableCodec, links: Links, given: Mapping[str, pa.Array] | None = None) -> None:
-        self._codec, self._links = codec, links
+    def __init__(
+        self,
+        codec: TableCodec,
+        links: Links,
+        given: Mapping[str, pa.Array] | None = None,
+        ratios: Ratios | None = None,
+    ) -> None:
+        self._codec, self._links, self._ratios = codec, links, Ratios() if ratios is None else ratios
         self._tables = codec.tables()
         self._given = dict(given or {})
-        self._column = {codec.slots_of(name)[0]: name for name in links.columns}
+        self._column = {codec.slots_of(name)[0]: name for name in links.columns | self._ratios.columns}
         self._filled: dict[int, tuple[int, int]] = {}  # first slot: its null token, n
         for name, cells in self._given.items():
             null = codec.codec_of(name).null_token
@@ -67,6 +75,26 @@ class Settling:
     def is_linked(self, slot: int) -> bool:
         """Whether cells of the slot may follow from others."""
         return slot in self._links.of_slot
+
+    def frames(self, slot: int) -> Tensor | None:
+        """In which a slot's values are seen by each of its ratios, see `Ratio.frame`."""
+        ratios = self._ratios.of_slot.get(slot)
+        if not ratios:
+            return None
+        number = self._number_of(slot)
+        return torch.from_numpy(np.stack([ratio.frame(number, self._real) for ratio in ratios], axis=1))
+
+    def log_cells(self, slot: int, tokens: Tensor, values: Tensor, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logs of the cells that tokens and values will be decoded to, counted from each of their origins."""
+        number, own = self._number_of(slot), tokens.numpy()
+        offsets = number.table.drawn_offsets(own, values.numpy())
+        cells = [number.log_cells(own, offsets, origin) for origin in origins.numpy().T]
+        middles, widths = (torch.from_numpy(np.stack([cell[k] for cell in cells], axis=1)).float() for k in (0, 1))
+        return middles, widths, torch.from_numpy(cells[0][2]).float()
+
+    def places_of(self, slot: int, tokens: Tensor, real: Tensor) -> Tensor:
+        """Places of real values."""
+        return torch.from_numpy(self._number_of(slot).places_of(tokens.numpy(), real.numpy())).float()
 
     def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Compute links, round values, remember what links ask for."""
@@ -113,6 +141,10 @@ class Settling:
             ordinals, valid = np.where(there, exact, ordinals), valid | there
         self._exact[name] = ordinals, valid
         self._real[name] = real_of(ordinals, valid, codec.arrow_type)
+
+    def _number_of(self, slot: int) -> NumberCodec:
+        """Codec of a slot whose values have ratios."""
+        return self._number(self._ratios.of_slot[slot][0].target)
 
     def _number(self, name: str) -> NumberCodec:
         codec = self._codec.codec_of(name)

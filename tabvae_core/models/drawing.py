@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tabvae_core.models.vae import LOG_SCALES, NEVER, TabularVAE
+from tabvae_core.models.vae import LOG_SCALES, NEVER, TabularVAE, log_mass
 
 __all__ = ["Drawn", "Draws", "Given", "Restriction", "Settler", "generate"]
 
@@ -117,6 +117,22 @@ class Settler(Protocol):
         """Whether the slot's cells may follow from others, so that a given one says nothing by itself."""
         ...
 
+    def frames(self, slot: int) -> Tensor | None:
+        """In which a slot's values are seen by each of its R ratios, float64, shape (B, R, 4); None where it has none.
+
+        The log of what the ratio is to, NaN where it has no meaning; the real value that the slot's are counted from;
+        and the logs of the ratio at the ends of what the slot's values can be.
+        """
+        ...
+
+    def log_cells(self, slot: int, tokens: Tensor, values: Tensor, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logs of n cells of a slot counted from origins (n, R): middles and widths, and widths in N(0, 1), (n,)."""
+        ...
+
+    def places_of(self, slot: int, tokens: Tensor, real: Tensor) -> Tensor:
+        """Places (n,) in N(0, 1) of real values (n,), float64, of a slot with ratios."""
+        ...
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -165,18 +181,19 @@ def generate(
     walks, judges = [], []
     for network, z, part in zip(networks, latents, parts, strict=False):
         known = None if given is None else given.mask[part]
-        walks.append(_Walk(network, z, draws.of(part), tokens[part], values[part], known))
+        walks.append(_Walk(network, z, draws.of(part), tokens[part], values[part], known, settler))
         if known is not None and weighed:
-            judges.append(_Walk(network, z, draws.of(part), tokens[part], values[part], None))
+            judges.append(_Walk(network, z, draws.of(part), tokens[part], values[part], None, settler))
     log_weights = torch.zeros(rows)
     for slot in range(slots):
+        frames = settler.frames(slot)
         if given is None or not bool(given.mask[:, slot].all()):
             allowed, limit = settler.allowed(slot), (restrictions or {}).get(slot)
             for part, walk in zip(parts, walks, strict=True):
-                proposed = walk.draw(slot, None if allowed is None else allowed[part], limit)
-                log_weights[part] -= proposed
+                own = None if frames is None else frames[part]
+                log_weights[part] -= walk.draw(slot, None if allowed is None else allowed[part], limit, own)
         for part, judge in zip(parts, judges, strict=bool(judges)):
-            score = judge.score(slot)
+            score = judge.score(slot, None if frames is None else frames[part])
             if settler.is_linked(slot) and given is not None:
                 score = score.masked_fill(given.mask[part, slot], 0.0)
             log_weights[part] += score
@@ -225,7 +242,6 @@ class _WeighedSum:
         shape = (len(weights), *start.shape)
         self._cells = torch.zeros(shape) if given else torch.empty(shape)
         self._there = torch.zeros(len(weights), len(start)) if given else None
-        self._units = (1 + weights.tril().square().sum(dim=1)).rsqrt()
         self._end = self._first = 0
         self._ahead = torch.zeros(0, *start.shape)
         self._meanwhile: list[tuple[int, Tensor]] = []
@@ -251,7 +267,7 @@ class _WeighedSum:
         for other, cells in self._meanwhile:
             total.add_(cells, alpha=float(weights[other]))
         if self._there is None:
-            return total.mul_(self._units[slot])
+            return total.mul_((1 + weights[: self._end].square().sum()).rsqrt())
         seen: Tensor = 1 + weights.square() @ self._there
         return total.mul_(seen.rsqrt().unsqueeze(-1))
 
@@ -266,13 +282,21 @@ class _Walk:
         tokens: Tokens of these rows, a view that is written to, shape (B, S).
         values: Values, likewise.
         known: Which cells are given, shape (B, S).
+        settler: Knows values and their logs.
 
     """
 
     def __init__(
-        self, network: TabularVAE, z: Tensor, draws: Draws, tokens: Tensor, values: Tensor, known: Tensor | None
+        self,
+        network: TabularVAE,
+        z: Tensor,
+        draws: Draws,
+        tokens: Tensor,
+        values: Tensor,
+        known: Tensor | None,
+        settler: Settler,
     ) -> None:
-        self._network, self._draws, self._known = network, draws, known
+        self._network, self._draws, self._known, self._settler = network, draws, known, settler
         self._tokens, self._values = tokens, values
         self._guesses = network.additive.start.expand(len(z), -1)
         start = network.start(z)
@@ -288,7 +312,13 @@ class _Walk:
                 cells = network.embed_slot(slot, tokens, values)[0]
                 self._sum.add(slot, cells, known[:, slot : slot + 1].float())
 
-    def draw(self, slot: int, allowed: npt.NDArray[np.bool_] | None, limit: Restriction | None) -> Tensor | float:
+    def draw(
+        self,
+        slot: int,
+        allowed: npt.NDArray[np.bool_] | None,
+        limit: Restriction | None,
+        frames: Tensor | None,
+    ) -> Tensor | float:
         """Draw the cells of a slot that are not given; their log densities, (B,), where some cells are."""
         hidden = self._network.hidden_of(slot, self._sum.context_of(slot))
         logits = self._network.token_logits(slot, hidden, self._tokens)
@@ -302,7 +332,7 @@ class _Walk:
         value = torch.zeros(len(drawn))
         levels, mixture = self._network.layout.n_levels[slot], None
         if levels:
-            mixture = self._mixture(slot, hidden, drawn, limit)
+            mixture = self._mixture(slot, hidden, drawn, limit, frames)
             value = mixture.draw(self._draws.components[:, slot], self._draws.values[:, slot])
         density: Tensor | float = 0.0
         if self._known is not None:
@@ -313,22 +343,34 @@ class _Walk:
         self._tokens[:, slot], self._values[:, slot] = drawn, value
         return density
 
-    def score(self, slot: int) -> Tensor:
+    def score(self, slot: int, frames: Tensor | None) -> Tensor:
         """Log density (B,) of the cells of a slot as they stand, given the cells before them."""
         hidden = self._network.hidden_of(slot, self._sum.context_of(slot))
         tokens, levels = self._tokens[:, slot], self._network.layout.n_levels[slot]
         logits = self._network.token_logits(slot, hidden, self._tokens)
-        mixture = self._mixture(slot, hidden, tokens, None) if levels else None
+        mixture = self._mixture(slot, hidden, tokens, None, frames) if levels else None
         score = _log_density(logits, tokens, mixture, self._values[:, slot], levels)
         # What was never learned has no density at all; it conditions nothing, rather than to forbid every candidate.
         return score.clamp(min=_LEAST_SCORE)
 
-    def _mixture(self, slot: int, hidden: Tensor, drawn: Tensor, limit: Restriction | None) -> _Truncated:
+    def _mixture(
+        self,
+        slot: int,
+        hidden: Tensor,
+        drawn: Tensor,
+        limit: Restriction | None,
+        frames: Tensor | None,
+    ) -> _Mixture:
         low, high = self._network.ranges[slot].tolist()
         if limit is not None:
             low, high = max(low, limit.low), min(high, limit.high)
-        mixture, origin, unit = self._network.mixture_of(slot, hidden, drawn, self._guesses)
-        return _Truncated(mixture, origin, unit, low, max(low, high))
+        inner = self._network.inner_of(slot, hidden, drawn)
+        truncated = _Truncated(*self._network.mixture_of(slot, inner, self._guesses), low, max(low, high))
+        # What is bounded is drawn where bounds can be met exactly.
+        bounded = limit is not None and (limit.low > -math.inf or limit.high < math.inf)
+        if frames is None or bounded:
+            return _Mixture(truncated, None)
+        return _Mixture(truncated, _Near(self._network.ratios_of(slot, inner), frames, slot, drawn, self._settler))
 
     def take_in(self, slot: int) -> None:
         """Let later slots see the settled cells of a slot."""
@@ -337,7 +379,7 @@ class _Walk:
         self._guesses = self._guesses + guess
 
 
-def _log_density(logits: Tensor, tokens: Tensor, mixture: _Truncated | None, values: Tensor, levels: int) -> Tensor:
+def _log_density(logits: Tensor, tokens: Tensor, mixture: _Mixture | None, values: Tensor, levels: int) -> Tensor:
     """Log density (B,) of cells of a slot: of their tokens, and of their values where a token carries one."""
     density = functional.log_softmax(logits, dim=-1).gather(-1, tokens.unsqueeze(-1))[:, 0]
     if mixture is not None:
@@ -350,6 +392,79 @@ def _pick(logits: Tensor, uniform: Tensor) -> Tensor:
     cumulative = functional.softmax(logits, dim=-1).cumsum(dim=-1)
     drawn = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(dim=-1)
     return drawn.clamp(max=logits.shape[-1] - 1)
+
+
+class _Mixture:
+    """The density of a slot's values: logistics in N(0, 1), and in the logs of ratios where there are any."""
+
+    def __init__(self, truncated: _Truncated, near: _Near | None) -> None:
+        self._truncated, self._near = truncated, near
+
+    def draw(self, pick: Tensor, uniform: Tensor) -> Tensor:
+        """Draw places at uniforms, all (B,)."""
+        mass, near = self._truncated.mass, self._near
+        if near is None:
+            return self._truncated.draw(_pick(mass, pick), uniform)
+        chosen, n = _pick(torch.cat([mass, near.mass], dim=-1), pick), mass.shape[-1]
+        drawn = self._truncated.draw(chosen.clamp(max=n - 1), uniform)
+        rows = torch.nonzero(chosen >= n)[:, 0]
+        drawn[rows] = near.draw(rows, chosen[rows] - n, uniform[rows]).clamp(*self._truncated.ends)
+        return drawn
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """Log density of places (B,)."""
+        density, mass = self._truncated.log_density(value), torch.logsumexp(self._truncated.mass, dim=-1)
+        if self._near is not None:
+            density = torch.logaddexp(density, self._near.log_density(value))
+            mass = torch.logaddexp(mass, torch.logsumexp(self._near.mass, dim=-1))
+        return density - mass
+
+
+class _Near:
+    """Mixtures of logistics in the logs of ratios, each cut to what the slot's values can be.
+
+    Args:
+        parts: Logits, means and log scales, each of shape (B, R, C).
+        frames: See `Settler.frames`.
+        slot: The slot.
+        tokens: Its tokens, shape (B,).
+        settler: Knows values and their logs.
+
+    """
+
+    def __init__(
+        self, parts: tuple[Tensor, Tensor, Tensor], frames: Tensor, slot: int, tokens: Tensor, settler: Settler
+    ) -> None:
+        self._logits, self._means, self._log_scales = parts
+        there = ~frames[..., :1].isnan()
+        self._multiples, self._origins, self._low, self._high = (
+            part.unsqueeze(-1) for part in frames.nan_to_num().unbind(dim=-1)
+        )
+        middle, width = ((self._low + self._high) / 2).float(), (self._high - self._low).float()
+        within = log_mass(middle, width, self._means, self._log_scales)
+        self.mass = (self._logits + within).masked_fill(~there, NEVER).flatten(1)
+        self._slot, self._tokens, self._settler = slot, tokens, settler
+
+    def draw(self, rows: Tensor, chosen: Tensor, uniform: Tensor) -> Tensor:
+        """Draw places of some rows (n,), from their chosen components, at uniforms."""
+        ratio, centre = chosen // self._means.shape[-1], chosen % self._means.shape[-1]
+        mean, scale = self._means[rows, ratio, centre].double(), self._log_scales[rows, ratio, centre].double().exp()
+        multiple, origin, low, high = (
+            part[rows, ratio, 0] for part in (self._multiples, self._origins, self._low, self._high)
+        )
+        below, above = (torch.sigmoid((end - mean) / scale) for end in (low, high))
+        place = (below + (above - below) * uniform.double()).clamp(1e-9, 1 - 1e-9)
+        logs = (mean + scale * torch.logit(place)).clamp(low, high)
+        return self._settler.places_of(self._slot, self._tokens[rows], origin + (multiple + logs).exp())
+
+    def log_density(self, value: Tensor) -> Tensor:
+        """Log of mass times density of places (B,)."""
+        origins = self._origins[..., 0]
+        middles, widths, place_width = self._settler.log_cells(self._slot, self._tokens, value, origins)
+        middles = middles.unsqueeze(-1) - self._multiples.float()
+        there = self.mass.view_as(self._logits) > NEVER / 2
+        logs = self._logits + log_mass(middles, widths.unsqueeze(-1), self._means, self._log_scales)
+        return torch.logsumexp(logs.masked_fill(~there, NEVER).flatten(1), dim=-1) - place_width.log()
 
 
 class _Truncated:
@@ -368,25 +483,24 @@ class _Truncated:
         logits, self._means, log_scales = mixture.chunk(3, dim=-1)
         self._log_scales = log_scales.clamp(*LOG_SCALES)
         self._scales = self._log_scales.exp()
-        self._origin, self._unit, self._ends = origin, unit, (low, high)
+        self._origin, self._unit, self.ends = origin, unit, (low, high)
         self._below, self._above = (torch.sigmoid(self._standard(end)) for end in (low, high))
-        self._log_shares = functional.log_softmax(logits, dim=-1)
-        self._mass = self._log_shares + (self._above - self._below).clamp(min=1e-12).log()
+        self._logits = logits
+        self.mass = logits + (self._above - self._below).clamp(min=1e-12).log()
 
     def _standard(self, value: Tensor | float) -> Tensor:
         return (((value - self._origin) / self._unit).unsqueeze(-1) - self._means) / self._scales
 
-    def draw(self, pick: Tensor, uniform: Tensor) -> Tensor:
-        """Draw by inverting distribution functions at uniforms, all (B,)."""
-        chosen = _pick(self._mass, pick).unsqueeze(-1)
+    def draw(self, chosen: Tensor, uniform: Tensor) -> Tensor:
+        """Draw from the chosen components by inverting their distribution functions at uniforms, all (B,)."""
         parts = (self._means, self._scales, self._below, self._above)
-        mean, scale, start, end = (part.gather(-1, chosen)[:, 0].double() for part in parts)
+        mean, scale, start, end = (part.gather(-1, chosen.unsqueeze(-1))[:, 0].double() for part in parts)
         place = (start + (end - start) * uniform.double()).clamp(1e-9, 1 - 1e-9)
         fresh = (mean + scale * torch.logit(place)).float()
-        return (self._origin + self._unit * fresh).clamp(*self._ends)
+        return (self._origin + self._unit * fresh).clamp(*self.ends)
 
     def log_density(self, value: Tensor) -> Tensor:
-        """Log density of values (B,)."""
+        """Log of mass times density of values (B,)."""
         t = self._standard(value)
-        logs = self._log_shares + functional.logsigmoid(t) + functional.logsigmoid(-t) - self._log_scales
-        return torch.logsumexp(logs, dim=-1) - torch.logsumexp(self._mass, dim=-1) - self._unit.log()
+        logs = self._logits + functional.logsigmoid(t) + functional.logsigmoid(-t) - self._log_scales
+        return torch.logsumexp(logs, dim=-1) - self._unit.log()

@@ -11,11 +11,13 @@
   not drown in the rest; tables too wide for pairs have a running sum, which costs time and memory linear in the slots.
   Each slot has layers of its own, which cost no more than shared ones and learn more.
 - A slot's token comes from a softmax. A token that carries a value is followed by a mixture of logistics, integrated
-  over the cell (Salimans et al., 2017), of what an additive model of the earlier cells leaves open.
+  over the cell (Salimans et al., 2017), of what an additive model of the earlier cells leaves open. A number that
+  keeps close to multiples of earlier ones has more components, in the logs of its ratios to them.
 - Any cells of a row may be given, others in every row: given cells enter the sum first. Rows that are trained so do
   without z; `drawing` weighs what is drawn so.
 
-Shapes: B rows, S slots, V slots that carry values, W width of the sums, H width of a slot's layers, K components.
+Shapes: B rows, S slots, V slots that carry values, W width of the sums, H width of a slot's layers, K components, R
+ratios of C components each.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from torch.nn import functional
 from tabvae_core.models.additive import AdditiveModel
 from tabvae_core.models.aggregate import total_correlation
 
-__all__ = ["LOG_SCALES", "NEVER", "Cells", "Layout", "NetworkSize", "TabularVAE"]
+__all__ = ["LOG_SCALES", "NEVER", "Cells", "Layout", "NetworkSize", "TabularVAE", "log_mass"]
 
 NEVER = -1e9
 ONE_TABLE = 600
@@ -41,12 +43,15 @@ ONE_TABLE = 600
 _RARE_LOGIT = -12.0
 _TABLE_RANK = 16
 _LEAST_CELL = 1e-3
+_LEAST_WIDTH = 1e-12
 _ENOUGH_VALUES = 200
 _WEIGHT_UNIT = 5.0
 """Weights of cells are learned in this unit, that is so many times faster than the rest: they start out all alike."""
 _TC_ROWS = 1_024
 """Rows of a batch whose total correlation is estimated: time and memory grow with their square."""
 LOG_SCALES = (-6.0, 6.0)
+_RATIO_SCALES, _RATIO_LOGIT = (-8.0, 2.0), -1.0
+"""Bounds of the log scales of ratios' components, and where their logits begin."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ class Layout:
         n_tokens: Vocabulary of each slot, length S.
         n_levels: Tokens of each slot that carry a value, length S.
         parents: Global index of the slot that chooses a slot's prior row, or -1, length S.
+        ratios: Slot of each ratio, ascending, length R.
 
     """
 
     n_tokens: tuple[int, ...]
     n_levels: tuple[int, ...]
     parents: tuple[int, ...]
+    ratios: tuple[int, ...] = ()
 
     @property
     def n_slots(self) -> int:
@@ -100,13 +107,15 @@ class NetworkSize:
 
 @dataclass(frozen=True)
 class Cells:
-    """Rows as the network learns them; each tensor of shape (B, S).
+    """Rows as the network learns them; each tensor of shape (B, S) but for the last.
 
     Args:
         tokens: Tokens as later slots see them, int64.
         targets: Tokens to predict, int64; other than `tokens` where a cell follows from earlier ones.
         low: Lower edges of the cells' values, float32.
         high: Upper edges.
+        ratios: The cells in the logs of ratios, float32, shape (B, R, 5), see `codecs.ratios`: their middles and
+            widths, logs of their widths in N(0, 1), and the ends of what could be there; None without ratios.
 
     """
 
@@ -114,6 +123,7 @@ class Cells:
     targets: Tensor
     low: Tensor
     high: Tensor
+    ratios: Tensor | None = None
 
     @property
     def values(self) -> Tensor:
@@ -164,6 +174,7 @@ class TabularVAE(nn.Module):
         priors: Log frequencies of each slot's tokens, shape (n_tokens,) or (parent's n_tokens, n_tokens).
         token_values: Place of each exact token in quantile space, NaN without one, shape (n_tokens,); None: none has.
         value_ranges: Range of each slot's values in quantile space, shape (S, 2).
+        ratios: Logs of the ratios that components begin at, shape (R, C), and their scales, (R,); None without ratios.
 
     """
 
@@ -175,6 +186,9 @@ class TabularVAE(nn.Module):
     frequencies: Tensor
     valued: Tensor
     numeric: Tensor
+    centres: Tensor
+    spreads: Tensor
+    ratio_places: Tensor
 
     def __init__(
         self,
@@ -183,6 +197,7 @@ class TabularVAE(nn.Module):
         priors: Sequence[npt.NDArray[np.float32] | None],
         token_values: Sequence[npt.NDArray[np.float32] | None],
         value_ranges: npt.NDArray[np.float32],
+        ratios: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None = None,
     ) -> None:
         super().__init__()
         self.layout, self.size = layout, size
@@ -232,6 +247,21 @@ class TabularVAE(nn.Module):
         with torch.no_grad():
             self.value_out.bias[..., size.mixtures : 2 * size.mixtures] = torch.linspace(-2, 2, size.mixtures)
             self.value_out.bias[..., 2 * size.mixtures :] = -1.0
+        self._make_ratios(*(ratios or (np.zeros((0, 1), np.float32), np.zeros(0, np.float32))))
+
+    def _make_ratios(self, centres: npt.NDArray[np.float32], spreads: npt.NDArray[np.float32]) -> None:
+        """Layers of the ratios, and which of them a slot has."""
+        slots, (n, components) = self.layout.ratios, centres.shape
+        self._ratios_of: dict[int, list[int]] = {}
+        for index, slot in enumerate(slots):
+            self._ratios_of.setdefault(slot, []).append(index)
+        self._constant("centres", torch.from_numpy(centres).unsqueeze(1))
+        self._constant("spreads", torch.from_numpy(spreads).log()[:, None, None])
+        self._constant("ratio_places", torch.tensor([self._valued_place[slot] for slot in slots], dtype=torch.long))
+        if n:
+            self.ratio_out = _SlotLinear(n, self.size.hidden, 3 * components, 0.1)
+            with torch.no_grad():
+                self.ratio_out.bias[..., :components] = _RATIO_LOGIT
 
     def _constant(self, name: str, value: Tensor) -> None:
         """Keep a tensor that follows from the codecs and moves with the network, but is not stored with it."""
@@ -461,15 +491,31 @@ class TabularVAE(nn.Module):
         levels = self.levels[at].unsqueeze(1) - 1
         tokens = cells.tokens[:, at].T.minimum(levels)
         hidden = hidden + self.level[torch.arange(len(at), device=tokens.device).unsqueeze(1), tokens]
-        mixture = self.value_out(self._dropped(functional.relu(self.value_in(hidden)), generator))
-        logits, means, log_scales = mixture.chunk(3, dim=-1)
-        weights, inverse = functional.log_softmax(logits, dim=-1), (-log_scales.clamp(*LOG_SCALES)).exp()
-        middle = (cells.values[:, at] - guesses).T / scale
+        inner = self._dropped(functional.relu(self.value_in(hidden)), generator)
+        logits, means, log_scales = self.value_out(inner).chunk(3, dim=-1)
+        middle = ((cells.values[:, at] - guesses).T / scale).unsqueeze(-1)
         width = ((cells.high - cells.low)[:, at].T.clamp(min=_LEAST_CELL) / scale).unsqueeze(-1)
-        t, half = (middle.unsqueeze(-1) - means) * inverse, width * inverse / 2
-        # σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), without cancellation.
-        log_mass = functional.logsigmoid(t + half) + functional.logsigmoid(half - t) + (-torch.expm1(-2 * half)).log()
-        return torch.logsumexp(weights + log_mass, dim=-1) - (width[..., 0] * scale).log()
+        masses = log_mass(middle, width, means, log_scales.clamp(*LOG_SCALES))
+        density = torch.logsumexp(logits + masses, dim=-1) - (width[..., 0] * scale).log()
+        mass = torch.logsumexp(logits, dim=-1)
+        if cells.ratios is not None and self.layout.ratios:
+            density, mass = self._with_ratios(density, mass, inner[self.ratio_places], cells.ratios.transpose(0, 1))
+        return density - mass
+
+    def _with_ratios(self, density: Tensor, mass: Tensor, inner: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the components of the ratios to densities and masses (V, B), from inner (R, B, H) and cells (R, B, 5)."""
+        logits, means, log_scales = _ratio_parts(self.ratio_out(inner), self.centres, self.spreads)
+        middle, width, log_place_width, low, high = (part.unsqueeze(-1) for part in cells.unbind(dim=-1))
+        logits = logits.masked_fill(width < 0, NEVER)
+        more = torch.logsumexp(logits + log_mass(middle, width, means, log_scales), dim=-1) - log_place_width[..., 0]
+        within = log_mass((low + high) / 2, high - low, means, log_scales)
+        more_mass = torch.logsumexp((logits + within).masked_fill(width < 0, NEVER), dim=-1)
+        rounds = max(len(found) for found in self._ratios_of.values())
+        for which in ([found[k] for found in self._ratios_of.values() if len(found) > k] for k in range(rounds)):
+            places = self.ratio_places[which]
+            density = density.index_copy(0, places, torch.logaddexp(density[places], more[which]))
+            mass = mass.index_copy(0, places, torch.logaddexp(mass[places], more_mass[which]))
+        return density, mass
 
     # Sampling -------------------------------------------------------------------------------------------------------
 
@@ -513,13 +559,18 @@ class TabularVAE(nn.Module):
             logits = logits.masked_fill(never, NEVER)
         return logits
 
-    def mixture_of(self, slot: int, hidden: Tensor, drawn: Tensor, guesses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def inner_of(self, slot: int, hidden: Tensor, drawn: Tensor) -> Tensor:
+        """What the densities of a slot's value follow from, (B, H): its hidden state (B, H) and its token (B,)."""
+        at = self._valued_place[slot]
+        inner = hidden + self.level[at][drawn.clamp(max=self.layout.n_levels[slot] - 1)]
+        return functional.relu(self.value_in.of(at, inner))
+
+    def mixture_of(self, slot: int, inner: Tensor, guesses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Density of a slot's value beside its token.
 
         Args:
             slot: A slot with values.
-            hidden: Its hidden state, shape (B, H).
-            drawn: Its token, shape (B,).
+            inner: See `inner_of`, shape (B, H).
             guesses: The additive model's guesses so far, shape (B, V).
 
         Returns:
@@ -527,7 +578,37 @@ class TabularVAE(nn.Module):
 
         """
         at = self._valued_place[slot]
-        inner = hidden + self.level[at][drawn.clamp(max=self.layout.n_levels[slot] - 1)]
-        mixture = self.value_out.of(at, functional.relu(self.value_in.of(at, inner)))
-        origin = guesses[:, at] if self.additive.active else guesses.new_zeros(len(drawn))
-        return mixture, origin, self.additive.scale[at]
+        origin = guesses[:, at] if self.additive.active else guesses.new_zeros(len(inner))
+        return self.value_out.of(at, inner), origin, self.additive.scale[at]
+
+    def ratios_of(self, slot: int, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, means and log scales of a slot's ratios, each (B, its ratios, C), from `inner_of` (B, H)."""
+        parts = [
+            _ratio_parts(self.ratio_out.of(index, inner), self.centres[index], self.spreads[index])
+            for index in self._ratios_of[slot]
+        ]
+        logits, means, log_scales = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+        return logits, means, log_scales
+
+
+def _ratio_parts(out: Tensor, centres: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, means and log scales of components, each (..., C), from layers' outputs (..., 3C)."""
+    logits, means, log_scales = out.chunk(3, dim=-1)
+    return logits, centres + means, (spreads + log_scales).clamp(*_RATIO_SCALES)
+
+
+def log_mass(middle: Tensor, width: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """Log of the mass of logistics over cells; NEVER where a cell has no width.
+
+    Args:
+        middle: Middles of the cells, shape (..., 1).
+        width: Their widths, shape (..., 1).
+        means: Means, shape (..., K).
+        log_scales: Log scales, shape (..., K).
+
+    """
+    inverse = (-log_scales).exp()
+    t, half = (middle - means) * inverse, width.clamp(min=_LEAST_WIDTH) * inverse / 2
+    # σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), without cancellation.
+    mass = functional.logsigmoid(t + half) + functional.logsigmoid(half - t) + (-torch.expm1(-2 * half)).log()
+    return mass.masked_fill(width <= 0, NEVER)

@@ -20,8 +20,10 @@ import torch
 
 from tabvae_core.budget import FEW_ROWS, SMALL_ROWS, WIDE_SLOTS, Budget, training_budget
 from tabvae_core.bundle import Bundle, loading_weights, read_bundle, tensors_under, write_bundle
+from tabvae_core.codecs.edges import find_edges, with_edges
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.ordering import arrange
+from tabvae_core.codecs.ratios import Ratios
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
@@ -101,22 +103,25 @@ class _Drawing:
 
     Args:
         rows: Numbers of n rows.
-        times: Candidates of each.
-        draws: Randomness of all B = n x times candidates.
+        draws: Randomness of all B candidates, the same number for each row.
         pick: Picks the parts of the priors, shape (B,).
-        luck: Gumbel noise of the choice among candidates, shape (B,); None: each row has one.
+        luck: Gumbel noise of the choice among the candidates of a row, shape (B,).
         given: Given cells of the candidates.
         columns: Given cells by column, n each.
 
     """
 
     rows: npt.NDArray[np.uint64]
-    times: int
     draws: Draws
     pick: torch.Tensor
-    luck: torch.Tensor | None
+    luck: torch.Tensor
     given: Given | None
     columns: Mapping[str, pa.Array]
+
+    @property
+    def times(self) -> int:
+        """Candidates of each row, B / n."""
+        return len(self.pick) // len(self.rows)
 
 
 class VAESynthesizer(Synthesizer):
@@ -132,7 +137,7 @@ class VAESynthesizer(Synthesizer):
             _refuse_meaningless(self.model)
         self._schema: TableSchema | None = None
         self._codec: TableCodec | None = None  # its columns in the order in which they are drawn
-        self._links = Links()
+        self._links, self._ratios = Links(), Ratios()
         self._networks: list[TabularVAE] = []
         self._priors: list[LatentPrior] = []
 
@@ -153,10 +158,12 @@ class VAESynthesizer(Synthesizer):
             return self._learn_privately(source, schema, progress)
         some = collect(chosen, max_rows=MAX_ROWS)
         relations = find_relations(as_source(some), schema, progress=progress)
-        turned, order = arrange(relations, some, schema.names)
+        edges = find_edges(some, schema)
+        turned, order = with_edges(edges, *arrange(relations, some, schema.names))
         codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
         self._schema, self._codec, self._links = schema, codec, Links.fit(turned, codec, some)
-        encoded = encode_rows(chosen, codec, self._links, progress)
+        self._ratios = Ratios.fit(codec, self._links, some, edges)
+        encoded = encode_rows(chosen, codec, self._links, self._ratios, progress)
         budget = self._budget(len(encoded))
         devices = training_devices(self.model.device, min(budget.batch_size, len(encoded)))
         records: list[TrainingRecord] = []
@@ -179,6 +186,7 @@ class VAESynthesizer(Synthesizer):
             "train_loss": [record.train_loss for record in records],
             "validation_loss": [record.validation_loss for record in records],
             "relations": [relation.text() for relation in relations],
+            "ratios": [ratio.text() for ratio in self._ratios.ratios],
             "notes": list(codec.notes()),
         }
         return self
@@ -212,7 +220,7 @@ class VAESynthesizer(Synthesizer):
         networks = []
         for member in range(n_members):
             torch.manual_seed(seed + _STRIDE * member)
-            networks.append(_build(codec, self._links, size, encoded.targets).to(device))
+            networks.append(_build(codec, self._links, self._ratios, size, encoded.targets).to(device))
         networks[0].prepare(data[0].sample())
         for network in networks[1:]:
             network.additive.load_state_dict(networks[0].additive.state_dict())
@@ -341,16 +349,19 @@ class VAESynthesizer(Synthesizer):
         whole = BLOCK_ROWS * times
         draws = Draws.make(whole, len(codec.slots), self._options.latent, generator)
         pick = torch.rand(whole, generator=generator)
-        luck = -(-torch.rand(whole, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log() if times > 1 else None
+        luck = -(-torch.rand(whole, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log()
+        limits = {
+            slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
+        }
         parts = []
         for first, last in self._pieces(len(rows), times):
             some = slice(first * times, last * times)
             drawing = _Drawing(
-                rows[first:last], times, draws.of(some), pick[some], None if luck is None else luck[some],
+                rows[first:last], draws.of(some), pick[some], luck[some],
                 None if given is None else given.of(some),
                 {name: column.cells.slice(first, last - first) for name, column in cells.items()},
             )  # fmt: skip
-            parts.append(self._draw_piece(drawing, bounds, seed))
+            parts.append(self._draw_piece(drawing, limits, seed))
         return pa.concat_tables(parts)
 
     def _pieces(self, rows: int, times: int) -> list[tuple[int, int]]:
@@ -361,22 +372,20 @@ class VAESynthesizer(Synthesizer):
         at_once = max(1, _PIECE_CELLS // (times * len(self._fitted.slots) * members)) * members
         return [(first, min(first + at_once, rows)) for first in range(0, rows, at_once)]
 
-    def _draw_piece(self, piece: _Drawing, bounds: Mapping[str, Any], seed: int) -> pa.Table:
+    def _draw_piece(self, piece: _Drawing, limits: Mapping[int, Restriction], seed: int) -> pa.Table:
         codec, step, times = self._fitted, len(self._priors), piece.times
         latents = [
             prior.transform(piece.draws.latent[first::step], piece.pick[first::step])
             for first, prior in enumerate(self._priors)
         ]
         every = pa.array(np.repeat(np.arange(len(piece.rows)), times))
-        settling = Settling(codec, self._links, {name: column.take(every) for name, column in piece.columns.items()})
-        limits = {
-            slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
-        }
+        cells = {name: column.take(every) for name, column in piece.columns.items()}
+        settling = Settling(codec, self._links, cells, self._ratios)
         drawn = generate(
             self._networks, latents, piece.draws, settling, given=piece.given, restrictions=limits, weighed=times > 1
         )
         tokens, values = drawn.tokens, drawn.values
-        if piece.luck is not None:
+        if times > 1:
             best = (drawn.log_weights + piece.luck).view(len(piece.rows), times).argmax(dim=1)
             kept = torch.arange(len(piece.rows)) * times + best
             tokens, values = tokens[kept], values[kept]
@@ -417,7 +426,7 @@ class VAESynthesizer(Synthesizer):
                 hint=f"members are counted from 0 to {members - 1}",
             )
         return VAELatentSpace(
-            self.schema, codec, self._links, self._networks[member], self._priors[member], member, members
+            self.schema, codec, self._links, self._ratios, self._networks[member], self._priors[member], member, members
         )
 
     # Bundles --------------------------------------------------------------------------------------------------------
@@ -429,6 +438,7 @@ class VAESynthesizer(Synthesizer):
         states = [drawn[name] for name in schema.names]  # bundles of all methods hold codecs in the table's order
         weights: dict[str, npt.NDArray[Any]] = {}
         network: dict[str, Any] = {"order": list(codec.schema.names), "links": self._links.to_json()}
+        network["ratios"] = self._ratios.to_json()
         for member, (net, prior) in enumerate(zip(self._networks, self._priors, strict=True)):
             weights |= {f"network.{member}.{k}": v.numpy() for k, v in net.state_dict().items()}
             weights |= {f"prior.{member}.{k}": v.numpy() for k, v in vars(prior).items()}
@@ -450,6 +460,7 @@ class VAESynthesizer(Synthesizer):
             order = bundle.network["order"]
             self._codec = TableCodec.restore(bundle.schema.reordered(order), [states[name] for name in order])
             self._links = Links.from_json(bundle.network["links"])
+            self._ratios = Ratios.from_json(bundle.network["ratios"], self._codec)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"the bundle in {folder} lacks {error}", hint="it is of another version: fit the model again"
@@ -458,7 +469,7 @@ class VAESynthesizer(Synthesizer):
             with loading_weights(folder):
                 size = NetworkSize(**bundle.network["size"])
                 for member in range(int(bundle.network["members"])):
-                    network = _build(self._codec, self._links, size, None)
+                    network = _build(self._codec, self._links, self._ratios, size, None)
                     network.load_state_dict(tensors_under(f"network.{member}.", bundle.weights))
                     self._networks.append(network.eval())
                     self._priors.append(LatentPrior(**tensors_under(f"prior.{member}.", bundle.weights)))
@@ -475,7 +486,9 @@ def _refuse_meaningless(model: ModelSpec) -> None:
             )
 
 
-def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDArray[np.int32] | None) -> TabularVAE:
+def _build(
+    codec: TableCodec, links: Links, ratios: Ratios, size: NetworkSize, targets: npt.NDArray[np.int32] | None
+) -> TabularVAE:
     """Build the network of a table; `targets` (n, slots) start the softmaxes, None where weights are loaded next."""
     slots = codec.slots
     extra = [links.extra(index) for index in range(len(slots))]
@@ -483,6 +496,7 @@ def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDAr
         tuple(slot.n_tokens + more for slot, more in zip(slots, extra, strict=True)),
         tuple(slot.n_levels for slot in slots),
         codec.parents,
+        ratios.slots,
     )
     priors, places = codec.log_priors(), codec.token_values()
     for index, more in enumerate(extra):
@@ -496,7 +510,7 @@ def _build(codec: TableCodec, links: Links, size: NetworkSize, targets: npt.NDAr
                 priors[index] = np.log(counts / counts.sum()).astype(np.float32)
         if more and place is not None:
             places[index] = np.concatenate([place, np.full(more, np.nan, np.float32)])
-    return TabularVAE(layout, size, priors, places, codec.value_ranges())
+    return TabularVAE(layout, size, priors, places, codec.value_ranges(), (ratios.centres(), ratios.spreads()))
 
 
 def _generator(seed: int, block: int, attempt: int) -> torch.Generator:

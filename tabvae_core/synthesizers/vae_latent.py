@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from tabvae_core.codecs.links import Links
+from tabvae_core.codecs.ratios import Ratios
 from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.latent import Floats, Latents
@@ -29,6 +30,7 @@ class VAELatentSpace:
     schema: TableSchema
     codec: TableCodec
     links: Links
+    ratios: Ratios
     network: TabularVAE
     prior: LatentPrior
     member: int
@@ -63,7 +65,7 @@ class VAELatentSpace:
         for start in range(0, len(z), BLOCK_ROWS):
             some = slice(start, start + BLOCK_ROWS)
             points, own = torch.from_numpy(z[some].astype(np.float32)), draws.of(torch.from_numpy(shared[some]))
-            settling = Settling(self.codec, self.links)
+            settling = Settling(self.codec, self.links, ratios=self.ratios)
             drawn = generate([self.network], [points], own, settling)
             rows = shared[some].astype(np.uint64)
             parts.append(settling.decode(drawn.tokens, drawn.values, rows=rows, seed=seed))

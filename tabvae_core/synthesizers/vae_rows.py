@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tabvae_core.codecs.links import Links
+from tabvae_core.codecs.ratios import Ratios
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.models.vae import Cells, TabularVAE
 from tabvae_core.progress import Progress
@@ -33,6 +34,7 @@ class EncodedRows:
         targets: Tokens to predict, int32.
         low: Lower edges of values, float32.
         high: Upper edges, float32.
+        ratios: Cells in the logs of ratios, float32, shape (n, ratios, 5), see `Ratios.cells`; None without ratios.
 
     """
 
@@ -40,22 +42,26 @@ class EncodedRows:
     targets: npt.NDArray[np.int32]
     low: npt.NDArray[np.float32]
     high: npt.NDArray[np.float32]
+    ratios: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def on(self, device: torch.device) -> tuple[Tensor, ...]:
         """The arrays as tensors."""
-        arrays = (self.tokens, self.targets, self.low, self.high)
-        return tuple(torch.from_numpy(array).to(device) for array in arrays)
+        arrays = (self.tokens, self.targets, self.low, self.high, self.ratios)
+        return tuple(torch.from_numpy(array).to(device) for array in arrays if array is not None)
 
 
-def encode_rows(source: TableSource, codec: TableCodec, links: Links, progress: Progress) -> EncodedRows:
+def encode_rows(
+    source: TableSource, codec: TableCodec, links: Links, ratios: Ratios, progress: Progress
+) -> EncodedRows:
     """Encode all rows of a source."""
     parts: list[tuple[npt.NDArray[Any], ...]] = []
     for batch, encoded in codec.encode_batches(source, progress=progress):
         targets = links.targets(codec, batch, encoded.tokens)
-        parts.append((encoded.tokens, targets, encoded.low, encoded.high))
+        near = (ratios.cells(codec, batch, encoded.tokens),) if ratios.ratios else ()
+        parts.append((encoded.tokens, targets, encoded.low, encoded.high, *near))
     return EncodedRows(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
@@ -104,8 +110,8 @@ class TrainingRows:
         return moved
 
     def _cells(self, rows: Tensor) -> Cells:
-        tokens, targets, low, high = (array[rows.to(self._device)] for array in self._arrays)
-        return Cells(tokens.long(), targets.long(), low, high)
+        tokens, targets, low, high, *ratios = (array[rows.to(self._device)] for array in self._arrays)
+        return Cells(tokens.long(), targets.long(), low, high, *ratios)
 
     def _given(self, rows: int, share: float, generator: torch.Generator) -> Tensor:
         """Give a random subset of the columns, of random size, in a share of the rows: (rows, slots)."""

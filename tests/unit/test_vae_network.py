@@ -42,6 +42,44 @@ class Unsettled:
     def is_linked(self, slot: int) -> bool:
         return False
 
+    def frames(self, slot: int) -> Tensor | None:
+        return None
+
+    def log_cells(self, slot: int, tokens: Tensor, values: Tensor, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raise AssertionError("no slot has ratios")
+
+    def places_of(self, slot: int, tokens: Tensor, real: Tensor) -> Tensor:
+        raise AssertionError("no slot has ratios")
+
+
+class Near(Unsettled):
+    """Places of slot 2 are real values that keep close to multiples, counted from origins; some have no meaning."""
+
+    WIDTH = 1e-3
+
+    def __init__(self, logs: Tensor, origins: Tensor, low: float, high: float) -> None:
+        ends = [torch.where(end > 0, end, 1e-12).log() - logs for end in (low - origins, high - origins)]
+        self.all = torch.stack([logs, origins, *ends], dim=-1).double()
+
+    def frames(self, slot: int) -> Tensor | None:
+        return self.all if slot == 2 else None
+
+    def log_cells(self, slot: int, tokens: Tensor, values: Tensor, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        middles, widths = log_cells(values, origins)
+        return middles, widths, torch.full_like(values, self.WIDTH)
+
+    def places_of(self, slot: int, tokens: Tensor, real: Tensor) -> Tensor:
+        assert slot == 2
+        return real.float()
+
+
+def log_cells(values: Tensor, origins: Tensor) -> tuple[Tensor, Tensor]:
+    """Middles and widths in logs of cells around real values, counted from origins (B, R)."""
+    low, high = ((values[:, None] + side * Near.WIDTH / 2 - origins).float() for side in (-1, 1))
+    there = low > 0
+    low, high = (torch.where(there, edge, 1.0).log() for edge in (low, high))
+    return (low + high) / 2, high - low
+
 
 class Replayed(Unsettled):
     """Puts cells in the place of what was drawn, so that a generation goes through rows that are known."""
@@ -340,13 +378,107 @@ def test_values_are_drawn_from_the_density_that_is_learned(network: TabularVAE) 
     learned = torch.cat([torch.zeros(1), learned]) / learned[-1]
     walk = drawing._Walk(
         network, torch.zeros(rows, 3), draws_of(rows), torch.zeros(rows, SLOTS, dtype=torch.long),
-        torch.zeros(rows, SLOTS), None,
+        torch.zeros(rows, SLOTS), None, Unsettled(),
     )  # fmt: skip
     walk._guesses = guess.expand(rows, -1)
-    mixture = walk._mixture(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), None)
+    mixture = walk._mixture(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), None, None)
     drawn = mixture.draw(walk._draws.components[:, slot], walk._draws.values[:, slot])
     shares = (drawn[None] <= grid[::40, None]).float().mean(dim=1)
     assert torch.allclose(shares, learned[::40], atol=0.015)
+
+
+@pytest.mark.parametrize("second", [-0.2, float("nan")], ids=["both", "first"])
+def test_values_with_ratios_are_drawn_from_the_density_that_is_learned(second: float) -> None:
+    """Components in logs of ratios count in learning as in drawing; where a multiple is missing, the others do."""
+    torch.manual_seed(0)
+    rows, slot = 20_000, 2
+    layout = replace(LAYOUT, ratios=(slot, slot))
+    begins = np.array([[0.5, -0.5], [0.0, 1.0]], np.float32), np.array([0.1, 0.2], np.float32)
+    ranges = np.tile(np.array([-4.0, 8.0], np.float32), (SLOTS, 1))
+    network = TabularVAE(layout, SIZE, [None] * SLOTS, [None] * SLOTS, ranges, begins).eval()
+    torch.nn.init.normal_(network.ratio_out.weight, std=0.1)
+    at, logs, origins = network._valued_place[slot], torch.tensor([[0.3, second]]), torch.tensor([[0.0, 1.5]])
+    hidden = torch.randn(1, SIZE.hidden, generator=torch.Generator().manual_seed(5))
+    guess, grid = torch.zeros(1, len(network.valued)), torch.linspace(-4.0, 8.0, 6_001)
+    shape = (len(grid), SLOTS)
+    middles, widths = log_cells(grid, origins.expand(len(grid), -1))
+    widths = torch.where(logs.isnan(), -1.0, widths)
+    settler = Near(logs.expand(rows, -1), origins.expand(rows, -1), -4.0, 8.0)
+    ends = [settler.all[0, :, k].nan_to_num().float().expand_as(middles) for k in (2, 3)]
+    cells = Cells(
+        torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long),
+        grid[:, None].expand(shape), grid[:, None].expand(shape),
+        torch.stack(
+            [middles - logs.nan_to_num(), widths, torch.full_like(middles, np.log(Near.WIDTH)), *ends], dim=-1
+        ),
+    )  # fmt: skip
+    with torch.no_grad():
+        density = network._log_density(
+            hidden.expand(len(network.valued), len(grid), -1), cells, guess.expand(len(grid), -1), None
+        )[at].exp()
+    learned = torch.cat([torch.zeros(1), torch.cumulative_trapezoid(density, grid)])
+    assert float(learned[-1]) == pytest.approx(1.0, abs=0.03)
+    tokens = torch.zeros(rows, SLOTS, dtype=torch.long)
+    walk = drawing._Walk(network, torch.zeros(rows, 3), draws_of(rows), tokens, torch.zeros(rows, SLOTS), None, settler)
+    walk._guesses = guess.expand(rows, -1)
+    with torch.no_grad():
+        mixture = walk._mixture(slot, hidden.expand(rows, -1), tokens[:, 0], None, settler.all)
+        drawn = mixture.draw(walk._draws.components[:, slot], walk._draws.values[:, slot])
+        places = grid[500:6_000:500]
+        scored = [mixture.log_density(place.expand(rows))[0] for place in places]
+    shares = (drawn[None] <= grid[::100, None]).float().mean(dim=1)
+    assert torch.allclose(shares, learned[::100] / learned[-1], atol=0.015)
+    assert torch.allclose(torch.stack(scored), density[500:6_000:500].log(), atol=0.05)
+    alone = torch.logsumexp(mixture._truncated.mass, dim=-1) - torch.logsumexp(mixture._near.mass, dim=-1)
+    assert bool((alone < 3).all()), "the ratios count"
+
+
+def test_ratios_are_cut_to_what_a_slot_can_hold() -> None:
+    """In learning and in drawing: most of a component lies below the range, and the rest counts as if it were all."""
+    torch.manual_seed(0)
+    rows = 5_000
+    layout = replace(LAYOUT, ratios=(2,))
+    ranges = np.tile(np.array([-0.5, 8.0], np.float32), (SLOTS, 1))
+    begins = np.array([[0.0]], np.float32), np.array([0.2], np.float32)
+    network = TabularVAE(layout, SIZE, [None] * SLOTS, [None] * SLOTS, ranges, begins).eval()
+    with torch.no_grad():
+        network.ratio_out.weight.zero_()
+        network.ratio_out.bias[..., 0] = 20.0
+    settler = Near(torch.zeros(rows, 1), torch.full((rows, 1), -1.7), -0.5, 8.0)  # from -1.7 on: 1 is at -0.7
+    drawn = cells_of([network], [torch.zeros(rows, 3)], draws_of(rows), settler)[1][:, 2]
+    assert bool((drawn >= -0.5).all())
+    assert len(drawn.unique()) > rows * 0.9, "not heaped at the end"
+    tokens = torch.zeros(1, SLOTS, dtype=torch.long)
+    place = torch.full((1, SLOTS), -0.4)
+    frame = settler.all[:1, :, :].float()
+    middles, widths = log_cells(place[:, 2], torch.tensor([[-1.7]]))
+    cell = torch.stack(
+        [middles, widths, torch.full_like(middles, np.log(Near.WIDTH)), frame[..., 2], frame[..., 3]], -1
+    )
+    cells = Cells(tokens, tokens, place, place, cell)
+    hidden, guess = torch.zeros(len(network.valued), 1, SIZE.hidden), torch.zeros(1, len(network.valued))
+    with torch.no_grad():
+        density = float(network._log_density(hidden, cells, guess, None)[network._valued_place[2], 0].exp())
+    near = ((drawn > -0.45) & (drawn < -0.35)).float().mean() / 0.1
+    assert density == pytest.approx(float(near), rel=0.1)
+
+
+def test_bounded_values_are_not_drawn_by_ratios() -> None:
+    torch.manual_seed(0)
+    layout = replace(LAYOUT, ratios=(2,))
+    ranges = np.tile(np.array([-4.0, 4.0], np.float32), (SLOTS, 1))
+    begins = np.array([[0.0]], np.float32), np.array([0.05], np.float32)
+    network = TabularVAE(layout, SIZE, [None] * SLOTS, [None] * SLOTS, ranges, begins).eval()
+    with torch.no_grad():
+        network.ratio_out.bias[..., 0] = 20.0  # nearly all values
+    settler = Near(torch.zeros(500, 1), torch.full((500, 1), 0.5), -4.0, 4.0)
+    drawn = [
+        cells_of([network], [torch.zeros(500, 3)], draws_of(500), settler, restrictions=limits)[1][:, 2]
+        for limits in ({}, {2: Restriction(low=-0.5, high=0.25)})
+    ]
+    assert float((drawn[0] - 1.5).abs().median()) < 0.2
+    assert bool(((drawn[1] >= -0.5) & (drawn[1] <= 0.25)).all())
+    assert len(drawn[1].unique()) > 300, "not heaped at a bound"
 
 
 def test_first_rows_do_not_depend_on_how_many_follow(network: TabularVAE) -> None:
