@@ -71,7 +71,7 @@ def init_spec(
         raise DataError(f"{uri} has no rows", hint="a table is learned from its rows; point at one that has some")
     schema = infer_schema(source, progress=progress)
     relations = find_relations(source, schema, progress=progress)
-    edges = find_edges(collect(source, max_rows=MAX_ROWS), schema)
+    edges = find_edges(collect(source, max_rows=MAX_ROWS), schema, relations)
     rules = _plausible_rules(source, schema, relations, progress)
     lines = [
         f"# Refresh of {_comment(uri)}: {source.num_rows:,} rows, {len(source.schema)} columns.",
@@ -171,11 +171,9 @@ def _unlearnable_lines(schema: TableSchema) -> list[str]:
 
 
 def _relation_lines(relations: Sequence[Relation], edges: Sequence[Edge]) -> list[str]:
-    """Relations but for orders, which stand among the rules where all rows keep them; edges that none of them says."""
-    exact = [relation for relation in relations if relation.kind is not RelationKind.ORDER]
-    said = {frozenset((relation.target, *relation.columns)) for relation in exact}
-    near = [edge for edge in edges if frozenset((edge.target, edge.first, edge.second)) not in said]
-    texts = [*(relation.text() for relation in exact), *(edge.text() for edge in near)]
+    """Relations but for orders, which stand among the rules where all rows keep them; edges."""
+    texts = [relation.text() for relation in relations if relation.kind is not RelationKind.ORDER]
+    texts += [edge.text() for edge in edges]
     if not texts:
         return []
     lines = [f"# What was found between columns, in at most {MAX_ROWS:,} rows of the table:"]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tabvae_core.codecs.ordering import solved
+from tabvae_core.codecs.ordering import NEARLY_ALWAYS, solved
 from tabvae_core.codecs.ordinal import base_type, is_temporal
 from tabvae_core.reals import real_values
 from tabvae_core.relations import Relation, RelationKind
@@ -31,6 +31,7 @@ Floats = npt.NDArray[np.float64]
 
 _MOST_COLUMNS, _SCREENED_ROWS, _LEAST_ROWS = 40, 1_000, 500
 """Columns that are looked at in threes; rows on which threes are screened; and rows that a table needs."""
+_ADDITIVE = (RelationKind.COPY, RelationKind.SUM, RelationKind.DIFFERENCE)
 _LITTLE, _TELLING = 0.1, 0.01
 """Share of the first column that counts as little, and below which a part says nothing."""
 _LEAST_SHARE, _MOST_SHORT, _LEAST_BY_CHANCE = 0.05, 0.03, 0.1
@@ -66,14 +67,21 @@ class Edge:
         return f"{target} ≥ {first} {sign} {second}, often by little ({100 * self.share:.0f} % of rows)"
 
 
-def find_edges(rows: pa.Table, schema: TableSchema) -> tuple[Edge, ...]:
+def find_edges(rows: pa.Table, schema: TableSchema, relations: Iterable[Relation]) -> tuple[Edge, ...]:
     """Find the edges of a table, at most one for each target.
 
     Args:
         rows: Some training rows.
         schema: Their schema.
+        relations: Exact relations. Where one nearly always ties two of three columns to another, what is an edge to the
+            third follows from it.
 
     """
+    tied = [
+        {relation.target, *relation.columns}
+        for relation in relations
+        if relation.share >= NEARLY_ALWAYS and relation.kind in _ADDITIVE
+    ]
     names = [name for name in schema.names if _is_measure(schema, name)][:_MOST_COLUMNS]
     if len(names) < 3 or rows.num_rows < _LEAST_ROWS:
         return ()
@@ -85,9 +93,13 @@ def find_edges(rows: pa.Table, schema: TableSchema) -> tuple[Edge, ...]:
         others = [name for name in names if name != first]
         for pair in combinations(others, 2):
             second, target = sorted(pair, key=lambda name: (distinct[name], names.index(name)))
+            if any(len(group & {first, *pair}) > 1 for group in tied):
+                continue
             _keep(best, real, screened, Edge(target, first, second, True, 0.0, (0.0, 0.0, 0.0)))
     for target in names:
         for first, second in combinations([name for name in names if name != target], 2):
+            if any(len(group & {target, first, second}) > 1 for group in tied):
+                continue
             _keep(best, real, screened, Edge(target, first, second, False, 0.0, (0.0, 0.0, 0.0)))
     return tuple(best.values())
 

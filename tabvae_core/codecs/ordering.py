@@ -6,7 +6,7 @@ large and unrounded: were a small one the difference of two large ones, their er
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,10 +20,15 @@ __all__ = ["NEARLY_ALWAYS", "arrange", "solved"]
 NEARLY_ALWAYS = 0.9
 """Share of the rows in which a relation holds that stands for all of them."""
 _AS_DETAILED = 0.5
+_TIED = 0.4
+"""Share of the rows in which a column is close to multiples of others, from which on it is not computed."""
 
 
 def arrange(
-    relations: Iterable[Relation], rows: pa.Table, names: Sequence[str]
+    relations: Iterable[Relation],
+    rows: pa.Table,
+    names: Sequence[str],
+    tied: Callable[[str, Collection[str]], float] = lambda target, others: 0.0,
 ) -> tuple[tuple[Relation, ...], tuple[str, ...]]:
     """Choose what each relation computes, and an order of columns in which that can be done.
 
@@ -31,6 +36,7 @@ def arrange(
         relations: Relations of the training rows.
         rows: Some training rows.
         names: Columns in the table's order.
+        tied: Share of the rows in which a column is close to a multiple of one of others.
 
     Returns:
         The relations, those that nearly always hold perhaps turned around; and the order of the columns. A relation
@@ -44,7 +50,17 @@ def arrange(
         sums = relation.kind in (RelationKind.SUM, RelationKind.DIFFERENCE)
         return sums and relation.share >= NEARLY_ALWAYS and {relation.target, *relation.columns} <= known
 
-    turned = [_turned(relation, rows) if is_free(relation) else relation for relation in relations]
+    relations = tuple(relations)
+    beside = {
+        relation: [name for name in names if not _related(name, relation, relations)]
+        for relation in filter(is_free, relations)
+    }
+    turned = [
+        _turned(relation, rows, {name: tied(name, beside[relation]) for name in (relation.target, *relation.columns)})
+        if relation in beside
+        else relation
+        for relation in relations
+    ]
     order = list(names)
     for _ in range(len(turned) + 1):
         moved = False
@@ -59,8 +75,18 @@ def arrange(
     return tuple(turned), tuple(names)  # relations in a circle: the table's own order serves as well as any
 
 
-def _turned(relation: Relation, rows: pa.Table) -> Relation:
-    """Make the largest of the finely valued columns the target."""
+def _related(name: str, relation: Relation, relations: Iterable[Relation]) -> bool:
+    """Whether a column takes part in a relation, or in another one with its columns."""
+    own = {relation.target, *relation.columns}
+    return any(
+        name in (one.target, *one.columns) and not own.isdisjoint((one.target, *one.columns))
+        for one in relations
+        if one.kind in (RelationKind.COPY, RelationKind.SUM, RelationKind.DIFFERENCE)
+    )
+
+
+def _turned(relation: Relation, rows: pa.Table, tied: Mapping[str, float]) -> Relation:
+    """Make the largest of the finely valued columns the target, unless it is tied to others."""
     columns = (relation.target, *relation.columns)
     values = {name: real_values(rows.column(name))[0] for name in columns}
     there = ~np.any([np.isnan(cells) for cells in values.values()], axis=0)
@@ -69,7 +95,8 @@ def _turned(relation: Relation, rows: pa.Table) -> Relation:
     distinct = {name: len(np.unique(cells[there])) for name, cells in values.items()}
     spread = {name: float(np.subtract(*np.percentile(cells[there], [90, 10]))) for name, cells in values.items()}
     fine = [name for name in columns if distinct[name] >= _AS_DETAILED * max(distinct.values())]
-    return solved(relation, max(fine, key=lambda name: (spread[name], name == relation.target)))
+    loose = [name for name in fine if tied[name] < _TIED] or fine
+    return solved(relation, max(loose, key=lambda name: (spread[name], name == relation.target)))
 
 
 def solved(relation: Relation, target: str) -> Relation:

@@ -29,7 +29,7 @@ from tabvae_core.codecs.table import TableCodec
 from tabvae_core.reals import real_values
 from tabvae_core.rules.syntax import write_name
 
-__all__ = ["CENTRES", "Ratio", "Ratios", "log_of"]
+__all__ = ["CENTRES", "Ratio", "Ratios", "log_of", "share_tied"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -213,6 +213,29 @@ class Ratios:
         return cls(
             (Ratio(**{**one, "centres": tuple(one["centres"]), "start": tuple(one["start"])}) for one in stored), codec
         )
+
+
+def share_tied(rows: pa.Table, target: str, others: Iterable[str]) -> float:
+    """Share of the rows in which a column is close to a multiple of one of others, beyond chance.
+
+    Args:
+        rows: Some training rows.
+        target: The column.
+        others: The others; those that are no numbers count for nothing.
+
+    """
+
+    def logs(name: str) -> Floats | None:
+        kind = base_type(rows.schema.field(name).type)
+        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        return log_of(real_values(rows.column(name))[0]) if numeric and not pa.types.is_uint64(kind) else None
+
+    own, shares = logs(target), [0.0]
+    if own is not None:
+        shares += [
+            _peaks(own, other, ~np.isnan(own)).rows / rows.num_rows for other in map(logs, others) if other is not None
+        ]
+    return max(shares)
 
 
 def log_of(real: Floats) -> Floats:

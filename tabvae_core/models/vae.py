@@ -592,9 +592,13 @@ class TabularVAE(nn.Module):
 
 
 def _ratio_parts(out: Tensor, centres: Tensor, spreads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, means and log scales of components, each (..., C), from layers' outputs (..., 3C)."""
-    logits, means, log_scales = out.chunk(3, dim=-1)
-    return logits, centres + means, (spreads + log_scales).clamp(*_RATIO_SCALES)
+    """Logits, means and log scales of components, each (..., C), from layers' outputs (..., 3C).
+
+    Means move in units of the scales: a step that is small to a wide component carries a narrow one off its peak.
+    """
+    logits, shifts, log_scales = out.chunk(3, dim=-1)
+    log_scales = (spreads + log_scales).clamp(*_RATIO_SCALES)
+    return logits, centres + shifts * log_scales.exp(), log_scales
 
 
 def log_mass(middle: Tensor, width: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ See `models/vae.py` for the network and `docs/decisions/` for what was measured 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from tabvae_core.bundle import Bundle, loading_weights, read_bundle, tensors_und
 from tabvae_core.codecs.edges import find_edges, with_edges
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.ordering import arrange
-from tabvae_core.codecs.ratios import Ratios
+from tabvae_core.codecs.ratios import Ratios, share_tied
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
@@ -158,8 +159,9 @@ class VAESynthesizer(Synthesizer):
             return self._learn_privately(source, schema, progress)
         some = collect(chosen, max_rows=MAX_ROWS)
         relations = find_relations(as_source(some), schema, progress=progress)
-        edges = find_edges(some, schema)
-        turned, order = with_edges(edges, *arrange(relations, some, schema.names))
+        edges = find_edges(some, schema, relations)
+        arranged = arrange(relations, some, schema.names, functools.partial(share_tied, some))
+        turned, order = with_edges(edges, *arranged)
         codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
         self._schema, self._codec, self._links = schema, codec, Links.fit(turned, codec, some)
         self._ratios = Ratios.fit(codec, self._links, some, edges)

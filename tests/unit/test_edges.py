@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tabvae_core.codecs.edges import Edge, find_edges, with_edges
 from tabvae_core.draft import init_spec
 from tabvae_core.inference import infer_schema
-from tabvae_core.relations import Relation, RelationKind
+from tabvae_core.relations import Relation, RelationKind, find_relations
 from tabvae_core.spec import ModelSpec, parse_spec
 from tabvae_core.synthesizers.vae import VAESynthesizer
 from tabvae_core.tables import as_source
@@ -45,7 +45,8 @@ def accounts(rows: int = ROWS, seed: int = 0, months: int = 2) -> pa.Table:
 
 
 def edges_of(table: pa.Table) -> tuple[Edge, ...]:
-    return find_edges(table, infer_schema(as_source(table)))
+    schema = infer_schema(as_source(table))
+    return find_edges(table, schema, find_relations(as_source(table), schema))
 
 
 def test_what_is_owed_is_counted_from_what_was_owed_and_paid() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,19 @@ from hypothesis import strategies as st
 
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.number import NumberCodec
-from tabvae_core.codecs.ratios import CENTRES, Ratios, log_of
+from tabvae_core.codecs.ordering import arrange
+from tabvae_core.codecs.ratios import CENTRES, Ratios, log_of, share_tied
 from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.inference import infer_schema
-from tabvae_core.relations import find_relations
+from tabvae_core.relations import RelationKind, find_relations
 from tabvae_core.spec import ColumnOverride, Kind, ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.vae import VAESynthesizer
 from tabvae_core.tables import as_source
 
 ROWS = 4_000
 MINIMUM = 0.036
+ADDITIVE = (RelationKind.SUM, RelationKind.DIFFERENCE)
 
 
 def bills(rows: int = ROWS, seed: int = 0, kind: str = "near") -> pa.Table:
@@ -202,3 +205,36 @@ def test_a_missing_multiple_leaves_the_rest(model: VAESynthesizer) -> None:
     assert frames.shape == (2, 1, 4)
     assert float(frames[1, 0, 0]) == pytest.approx(np.log(900), abs=0.05)
     assert not frames[..., 1].any()
+
+
+def loans(rows: int = ROWS) -> pa.Table:
+    """What was paid is about so many instalments, and exactly principal and interest."""
+    rng = np.random.default_rng(0)
+    instalment = np.rint(np.exp(rng.normal(6.0, 0.7, rows)) * 100)
+    paid = np.rint(instalment * (rng.integers(2, 6, rows) - rng.uniform(0.01, 0.03, rows)))
+    interest = np.rint(paid * rng.uniform(0.05, 0.4, rows))
+    cents = {"instalment": instalment, "principal": paid - interest, "interest": interest, "paid": paid}
+    return pa.table({name: (values / 100).round(2) for name, values in cents.items()})
+
+
+def test_what_is_close_to_multiples_is_drawn_and_not_computed() -> None:
+    table = loans()
+    relations = find_relations(as_source(table), infer_schema(as_source(table)))
+    names, tied = table.column_names, partial(share_tied, table)
+    assert tied("paid", ["instalment"]) > 0.5 > tied("interest", ["instalment"])
+    assert tied("paid", []) == 0.0
+    for counted, target in ((tied, "principal"), (lambda *_: 0.0, "paid")):
+        turned, order = arrange(relations, table, names, counted)
+        assert [relation.target for relation in turned if relation.kind in ADDITIVE] == [target]
+        assert order[-1] == target
+
+
+def test_instalments_are_met_and_the_sum_is_exact() -> None:
+    model = VAESynthesizer(ModelSpec(seed=0, epochs=15, options={"members": 1})).fit(loans())
+    drawn = model.sample(2_000, seed=1)
+    paid, instalment, principal, interest = (
+        drawn[name].to_numpy() for name in ("paid", "instalment", "principal", "interest")
+    )
+    short = np.ceil(paid / instalment) - paid / instalment
+    assert ((short > 0.005) & (short < 0.035)).mean() > 0.8
+    assert (np.abs(paid - principal - interest) < 0.005).mean() > 0.95
