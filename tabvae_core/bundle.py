@@ -254,6 +254,7 @@ def _card(header: Mapping[str, Any]) -> str:
             for column in schema["columns"]
         ),
         "",
+        *_between_columns(record),
         *_protection(privacy, record),
         "",
         "| library | version |",
@@ -262,6 +263,12 @@ def _card(header: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _between_columns(record: Mapping[str, Any]) -> list[str]:
+    """Relations that were found: exact ones are computed, the others drawn as such."""
+    found = [*record.get("relations", ()), *record.get("ratios", ())]
+    return ["## What was found between columns", "", *(f"- {text}" for text in found), ""] if found else []
 
 
 def _protection(privacy: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:

@@ -37,7 +37,7 @@ Mask = npt.NDArray[np.bool_]
 CENTRES = 4
 """Components of each ratio."""
 _MOST_A_SLOT = 3
-_MOST_MEASURES = 80
+_MOST_MEASURES = 40
 """Columns compared in pairs; of more, the first ones."""
 _BIN, _AROUND = 0.02, 15
 """Width of a bin of log ratios, and how many bins to either side are around it: a peak is narrow beside them."""
@@ -45,6 +45,8 @@ _REACH = 12.0
 """Log ratios looked at lie within this of 0."""
 _TIMES, _DEVIATIONS, _FEW = 1.5, 3.0, 3.0
 """A peak holds more rows than so many times what is expected, and so many deviations and rows more than that."""
+_MOST_CELLS = 30_000_000
+"""Cells in logs of ratios that are kept for training."""
 _NO_LOG = -30.0
 """Stands for the log of nothing."""
 _LEAST_SHARE = 0.005
@@ -134,7 +136,9 @@ class Ratios:
             self.of_slot.setdefault(slot, []).append(ratio)
 
     @classmethod
-    def fit(cls, codec: TableCodec, links: Links, rows: pa.Table, edges: Iterable[Edge] = ()) -> Self:
+    def fit(
+        cls, codec: TableCodec, links: Links, rows: pa.Table, edges: Iterable[Edge] = (), *, n_rows: int = 0
+    ) -> Self:
         """Find the ratios of a table.
 
         Args:
@@ -142,6 +146,7 @@ class Ratios:
             links: Links between the columns: a cell that follows exactly needs no ratio.
             rows: Some training rows.
             edges: Edges between the columns.
+            n_rows: Rows that are learned; many have room for the strongest ratios alone, 20 bytes each.
 
         """
         edges = tuple(edges)
@@ -158,7 +163,8 @@ class Ratios:
             found += _of_one(real, target, names[:place], free)
             known = {edge for edge in edges if edge.target == target and {edge.first, edge.second} <= {*names[:place]}}
             found += [_of_edge(edge) for edge in known]
-        return cls(found, codec)
+        found.sort(key=lambda ratio: -ratio.share)
+        return cls(found[: _MOST_CELLS // max(n_rows, 1)], codec)
 
     @property
     def columns(self) -> frozenset[str]:

@@ -50,8 +50,9 @@ _WEIGHT_UNIT = 5.0
 _TC_ROWS = 1_024
 """Rows of a batch whose total correlation is estimated: time and memory grow with their square."""
 LOG_SCALES = (-6.0, 6.0)
-_RATIO_SCALES, _RATIO_LOGIT = (-8.0, 2.0), -1.0
-"""Bounds of the log scales of ratios' components, and where their logits begin."""
+_RATIO_SCALES, _RATIO_LOGIT, _RATIO_UNIT = (-8.0, 2.0), -1.0, 0.3
+"""Bounds of the log scales of ratios' components, where their logits begin, and the unit in which all of it is learned,
+that is so many times slower than the rest: it is begun nearly where it belongs, and soon overfits."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class TabularVAE(nn.Module):
         if n:
             self.ratio_out = _SlotLinear(n, self.size.hidden, 3 * components, 0.1)
             with torch.no_grad():
-                self.ratio_out.bias[..., :components] = _RATIO_LOGIT
+                self.ratio_out.bias[..., :components] = _RATIO_LOGIT / _RATIO_UNIT
 
     def _constant(self, name: str, value: Tensor) -> None:
         """Keep a tensor that follows from the codecs and moves with the network, but is not stored with it."""
@@ -596,7 +597,7 @@ def _ratio_parts(out: Tensor, centres: Tensor, spreads: Tensor) -> tuple[Tensor,
 
     Means move in units of the scales: a step that is small to a wide component carries a narrow one off its peak.
     """
-    logits, shifts, log_scales = out.chunk(3, dim=-1)
+    logits, shifts, log_scales = (_RATIO_UNIT * out).chunk(3, dim=-1)
     log_scales = (spreads + log_scales).clamp(*_RATIO_SCALES)
     return logits, centres + shifts * log_scales.exp(), log_scales
 

@@ -164,7 +164,7 @@ class VAESynthesizer(Synthesizer):
         turned, order = with_edges(edges, *arranged)
         codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
         self._schema, self._codec, self._links = schema, codec, Links.fit(turned, codec, some)
-        self._ratios = Ratios.fit(codec, self._links, some, edges)
+        self._ratios = Ratios.fit(codec, self._links, some, edges, n_rows=chosen.num_rows)
         encoded = encode_rows(chosen, codec, self._links, self._ratios, progress)
         budget = self._budget(len(encoded))
         devices = training_devices(self.model.device, min(budget.batch_size, len(encoded)))

@@ -92,6 +92,16 @@ def test_few_rows_and_other_kinds_have_none() -> None:
     assert learned(seconds)[2].ratios == ()
 
 
+def test_many_rows_have_room_for_the_strongest_alone() -> None:
+    table = bills()
+    table = table.append_column("again", pa.array(np.rint(table["paid"].to_numpy() * 1.01).astype(np.int64)))
+    codec, links, ratios = learned(table)
+    assert len(ratios.ratios) > 1
+    (kept,) = Ratios.fit(codec, links, table, n_rows=30_000_000).ratios
+    assert kept == max(ratios.ratios, key=lambda ratio: ratio.share)
+    assert Ratios.fit(codec, links, table, n_rows=40_000_000).ratios == ()
+
+
 def test_ratios_come_back_from_json() -> None:
     codec, _, ratios = learned(bills())
     again = Ratios.from_json(ratios.to_json(), codec)
@@ -180,6 +190,8 @@ def test_ratios_survive_learning_saving_and_drawing(model: VAESynthesizer, tmp_p
         assert near(drawn, low, high) == pytest.approx(near(real, low, high), abs=0.06)
     assert model.record["ratios"] == [ratio.text() for ratio in model._ratios.ratios]
     model.save(tmp_path / "model")
+    (card,) = (tmp_path / "model").glob("*.md")
+    assert f"- {model._ratios.ratios[0].text()}" in card.read_text(encoding="utf-8").splitlines()
     assert VAESynthesizer.load(tmp_path / "model").sample(500, seed=2).equals(model.sample(500, seed=2))
 
 
