@@ -25,7 +25,7 @@ test: $(STAMP) ## Run all tests but those marked slow, in 2 processes; WORKERS=4
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests marked slow: a platform with PostgreSQL, a browser, container steps, the audit's power.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --screenshots screenshots
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --screenshots=screenshots
 
 test-airflow: $(AIRFLOW_STAMP) ## Run the tests of the Airflow operators in an environment of their own, .venv-airflow.
 	PATH=$(CURDIR)/$(AIRFLOW_VENV)/bin:$$PATH OMP_NUM_THREADS=1 python -m pytest tests/on_airflow -W default

@@ -1,6 +1,6 @@
 """A run started by the form in a real browser; what is seen is kept as pictures.
 
-    pytest tests/pipeline/test_browser.py -m slow --screenshots DIR
+    pytest tests/pipeline/test_browser.py -m slow --screenshots=DIR
 
 Needs `playwright` and Debian's `chromium`.
 """
