@@ -148,8 +148,8 @@ def _apply(relation: Relation, values: dict[str, float]) -> float:
 
 def test_what_was_learned_is_met() -> None:
     """Hardly a bill is less than what is left of the last one, and interest is what it was."""
-    real, model = accounts(seed=1), VAESynthesizer(ModelSpec(seed=0, epochs=25, options={"members": 1}))
-    drawn = model.fit(accounts()).sample(ROWS, seed=1)
+    real, model = accounts(seed=1), VAESynthesizer(ModelSpec(seed=0, epochs=20, options={"members": 1}))
+    drawn = model.fit(accounts(2_500)).sample(2_500, seed=1)
     assert drawn.column_names == ["bill1", "bill2", "paid1"]
     assert any("bill2 - paid1" in text for text in model.record["ratios"])
     shares = []
