@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tabvae_core.codecs.ordinal import base_type, is_integer_like, to_ordinal
 
-__all__ = ["MAX_DECIMALS", "decimals_of", "ordinals_of", "real_of", "real_values", "rounded"]
+__all__ = ["MAX_DECIMALS", "decimals_of", "has_real_values", "ordinals_of", "real_of", "real_values", "rounded"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -58,6 +58,13 @@ def real_of(ordinals: npt.NDArray[np.int64] | Floats, there: Mask, arrow_type: p
     else:
         real = ordinals.astype(np.float64)
     return np.where(there, real, np.nan)
+
+
+def has_real_values(arrow_type: pa.DataType) -> bool:
+    """Whether cells are integers, floats or decimals that ordinals order as their values do, from zero on."""
+    kind = base_type(arrow_type)
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(numeric and not pa.types.is_uint64(kind))
 
 
 def ordinals_of(real: Floats, arrow_type: pa.DataType) -> npt.NDArray[np.int64] | Floats:

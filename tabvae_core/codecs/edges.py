@@ -9,17 +9,16 @@ values, and were they drawn from two bills, they would be as smooth as the diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tabvae_core.codecs.ordering import NEARLY_ALWAYS, solved
-from tabvae_core.codecs.ordinal import base_type, is_temporal
-from tabvae_core.reals import real_values
+from tabvae_core.codecs.ordering import ADDITIVE, NEARLY_ALWAYS, solved
+from tabvae_core.reals import has_real_values, real_values
 from tabvae_core.relations import Relation, RelationKind
 from tabvae_core.rules.syntax import write_name
 from tabvae_core.schema import TableSchema
@@ -31,7 +30,6 @@ Floats = npt.NDArray[np.float64]
 
 _MOST_COLUMNS, _SCREENED_ROWS, _LEAST_ROWS = 40, 1_000, 500
 """Columns that are looked at in threes; rows on which threes are screened; and rows that a table needs."""
-_ADDITIVE = (RelationKind.COPY, RelationKind.SUM, RelationKind.DIFFERENCE)
 _LITTLE, _TELLING = 0.1, 0.01
 """Share of the first column that counts as little, and below which a part says nothing."""
 _LEAST_SHARE, _MOST_SHORT, _LEAST_BY_CHANCE = 0.05, 0.03, 0.1
@@ -80,51 +78,54 @@ def find_edges(rows: pa.Table, schema: TableSchema, relations: Iterable[Relation
     tied = [
         {relation.target, *relation.columns}
         for relation in relations
-        if relation.share >= NEARLY_ALWAYS and relation.kind in _ADDITIVE
+        if relation.share >= NEARLY_ALWAYS and relation.kind in ADDITIVE
     ]
-    names = [name for name in schema.names if _is_measure(schema, name)][:_MOST_COLUMNS]
+    names = [
+        name
+        for name in schema.names
+        if schema.column(name).kind is Kind.NUMBER and has_real_values(schema.arrow.field(name).type)
+    ][:_MOST_COLUMNS]
     if len(names) < 3 or rows.num_rows < _LEAST_ROWS:
         return ()
     real = {name: real_values(rows.column(name))[0] for name in names}
     screened = {name: values[:_SCREENED_ROWS] for name, values in real.items()}
-    distinct = {name: len(np.unique(values)) for name, values in real.items()}
     best: dict[str, Edge] = {}
-    for first in names:
-        others = [name for name in names if name != first]
-        for pair in combinations(others, 2):
-            second, target = sorted(pair, key=lambda name: (distinct[name], names.index(name)))
-            if any(len(group & {first, *pair}) > 1 for group in tied):
-                continue
-            _keep(best, real, screened, Edge(target, first, second, True, 0.0, (0.0, 0.0, 0.0)))
-    for target in names:
-        for first, second in combinations([name for name in names if name != target], 2):
-            if any(len(group & {target, first, second}) > 1 for group in tied):
-                continue
-            _keep(best, real, screened, Edge(target, first, second, False, 0.0, (0.0, 0.0, 0.0)))
+    for target, first, second, minus in _candidates(real):
+        if any(len(group & {target, first, second}) > 1 for group in tied):
+            continue
+        if _measured(screened, target, first, second, minus) is None:
+            continue
+        found = _measured(real, target, first, second, minus)
+        if found is not None and (target not in best or found.share > best[target].share):
+            best[target] = found
     return tuple(best.values())
 
 
-def _keep(best: dict[str, Edge], real: Mapping[str, Floats], screened: Mapping[str, Floats], edge: Edge) -> None:
-    """Measure an edge, on few rows first, and keep it where it is its target's best."""
-    if _measured(screened, edge) is None:
-        return
-    found = _measured(real, edge)
-    if found is not None and (edge.target not in best or found.share > best[edge.target].share):
-        best[edge.target] = found
+def _candidates(real: Mapping[str, Floats]) -> Iterator[tuple[str, str, str, bool]]:
+    """Yield (target, first, second, minus) of all that could be edges: differences, then sums."""
+    names = list(real)
+    distinct = {name: len(np.unique(values)) for name, values in real.items()}
+    for first in names:
+        for pair in combinations([name for name in names if name != first], 2):
+            second, target = sorted(pair, key=lambda name: (distinct[name], names.index(name)))
+            yield target, first, second, True
+    for target in names:
+        for first, second in combinations([name for name in names if name != target], 2):
+            yield target, first, second, False
 
 
-def _measured(real: Mapping[str, Floats], edge: Edge) -> Edge | None:
-    own, one, other = real[edge.target], real[edge.first], real[edge.second]
+def _measured(real: Mapping[str, Floats], target: str, first: str, second: str, minus: bool) -> Edge | None:
+    own, one, other = real[target], real[first], real[second]
     with np.errstate(invalid="ignore", over="ignore"):
-        origin = one - other if edge.minus else one + other
+        origin = one - other if minus else one + other
         least = _TELLING * one
         tells = (one > 0) & (other > least) & (own > least) & (origin > least)
-        if edge.minus:  # the same, with target and second exchanged
+        if minus:  # the same, with target and second exchanged
             tells &= one - own > least
     if tells.sum() < _LEAST_SHARE * len(own):
         return None
     share, part = own[tells] / one[tells], other[tells] / one[tells]
-    excess, chance = (mine - (1 - part if edge.minus else 1 + part) for mine in (share, np.roll(share, 1)))
+    excess, chance = (mine - (1 - part if minus else 1 + part) for mine in (share, np.roll(share, 1)))
     above = (excess > 0) & (excess < _LITTLE)
     n_above, n_below, n_by_chance = int(above.sum()), _n_short(excess), _n_short(chance)
     if n_above < _LEAST_SHARE * len(tells) or n_below > _MOST_SHORT * n_above:
@@ -132,16 +133,11 @@ def _measured(real: Mapping[str, Floats], edge: Edge) -> Edge | None:
     if n_by_chance < _LEAST_BY_CHANCE * n_above:
         return None
     low, middle, high = np.quantile(np.log(excess[above]), [0.25, 0.5, 0.75]).tolist()
-    return replace(edge, share=(n_above - n_below) / len(tells), quartiles=(low, middle, high))
+    return Edge(target, first, second, minus, (n_above - n_below) / len(tells), (low, middle, high))
 
 
 def _n_short(excess: Floats) -> int:
     return int(((excess < 0) & (excess > -_LITTLE)).sum())
-
-
-def _is_measure(schema: TableSchema, name: str) -> bool:
-    kind = base_type(schema.arrow.field(name).type)
-    return schema.column(name).kind is Kind.NUMBER and not (is_temporal(kind) or pa.types.is_uint64(kind))
 
 
 def with_edges(
@@ -196,8 +192,4 @@ def _turned(relation: Relation, at: Mapping[str, int]) -> Relation:
     if any(name not in at for name in names):
         return relation
     last = max(names, key=lambda name: at[name])
-    if relation.kind is RelationKind.COPY and last != relation.target:
-        return replace(relation, target=last, columns=(relation.target,))
-    if relation.kind in (RelationKind.SUM, RelationKind.DIFFERENCE):
-        return solved(relation, last)
-    return relation
+    return solved(relation, last) if relation.kind in ADDITIVE else relation

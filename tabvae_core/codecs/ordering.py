@@ -15,10 +15,12 @@ import pyarrow as pa
 from tabvae_core.reals import real_values
 from tabvae_core.relations import Relation, RelationKind
 
-__all__ = ["NEARLY_ALWAYS", "arrange", "solved"]
+__all__ = ["ADDITIVE", "NEARLY_ALWAYS", "arrange", "solved"]
 
 NEARLY_ALWAYS = 0.9
 """Share of the rows in which a relation holds that stands for all of them."""
+ADDITIVE = (RelationKind.COPY, RelationKind.SUM, RelationKind.DIFFERENCE)
+"""Kinds that can be solved for any of their columns."""
 _AS_DETAILED = 0.5
 _TIED = 0.4
 """Share of the rows in which a column is close to multiples of others, from which on it is not computed."""
@@ -81,7 +83,7 @@ def _related(name: str, relation: Relation, relations: Iterable[Relation]) -> bo
     return any(
         name in (one.target, *one.columns) and not own.isdisjoint((one.target, *one.columns))
         for one in relations
-        if one.kind in (RelationKind.COPY, RelationKind.SUM, RelationKind.DIFFERENCE)
+        if one.kind in ADDITIVE
     )
 
 
@@ -100,9 +102,11 @@ def _turned(relation: Relation, rows: pa.Table, tied: Mapping[str, float]) -> Re
 
 
 def solved(relation: Relation, target: str) -> Relation:
-    """Solve target = a ± b for another of its columns."""
+    """Solve target = a ± b, or target = a, for another of its columns."""
     if target == relation.target:
         return relation
+    if relation.kind is RelationKind.COPY:
+        return replace(relation, target=target, columns=(relation.target,))
     first, second = relation.columns
     forms: Mapping[tuple[RelationKind, bool], tuple[RelationKind, tuple[str, str]]] = {
         (RelationKind.SUM, True): (RelationKind.DIFFERENCE, (relation.target, second)),

@@ -24,9 +24,9 @@ import pyarrow as pa
 from tabvae_core.codecs.edges import Edge
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.number import NumberCodec
-from tabvae_core.codecs.ordinal import base_type, is_temporal, plain, to_ordinal
+from tabvae_core.codecs.ordinal import plain, to_ordinal
 from tabvae_core.codecs.table import TableCodec
-from tabvae_core.reals import real_values
+from tabvae_core.reals import has_real_values, real_values
 from tabvae_core.rules.syntax import write_name
 
 __all__ = ["CENTRES", "Ratio", "Ratios", "log_of", "share_tied"]
@@ -124,11 +124,8 @@ class Ratios:
     """
 
     def __init__(self, ratios: Iterable[Ratio] = (), codec: TableCodec | None = None) -> None:
-        slots = (
-            {}
-            if codec is None
-            else {name: codec.slots_of(name)[0] for name in codec.schema.names if codec.slots_of(name)}
-        )
+        ratios = tuple(ratios)
+        slots = {} if codec is None else {ratio.target: codec.slots_of(ratio.target)[0] for ratio in ratios}
         self.ratios = tuple(sorted(ratios, key=lambda ratio: slots[ratio.target]))
         self.slots = tuple(slots[ratio.target] for ratio in self.ratios)
         self.of_slot: dict[int, list[Ratio]] = {}
@@ -161,8 +158,11 @@ class Ratios:
             slot = codec.slots_of(target)[0]
             free = targets[:, slot] < codec.slots[slot].n_levels
             found += _of_one(real, target, names[:place], free)
-            known = {edge for edge in edges if edge.target == target and {edge.first, edge.second} <= {*names[:place]}}
-            found += [_of_edge(edge) for edge in known]
+            found += [
+                _of_edge(edge)
+                for edge in edges
+                if edge.target == target and {edge.first, edge.second} <= {*names[:place]}
+            ]
         found.sort(key=lambda ratio: -ratio.share)
         return cls(found[: _MOST_CELLS // max(n_rows, 1)], codec)
 
@@ -232,9 +232,8 @@ def share_tied(rows: pa.Table, target: str, others: Iterable[str]) -> float:
     """
 
     def logs(name: str) -> Floats | None:
-        kind = base_type(rows.schema.field(name).type)
-        numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-        return log_of(real_values(rows.column(name))[0]) if numeric and not pa.types.is_uint64(kind) else None
+        cells = rows.column(name)
+        return log_of(real_values(cells)[0]) if has_real_values(cells.type) else None
 
     own, shares = logs(target), [0.0]
     if own is not None:
@@ -254,8 +253,7 @@ def _is_measure(codec: TableCodec, name: str) -> bool:
     number = codec.codec_of(name)
     if not isinstance(number, NumberCodec) or not number.slots or not number.table.n_levels:
         return False
-    kind = base_type(number.arrow_type)
-    return not (is_temporal(kind) or pa.types.is_uint64(kind))
+    return has_real_values(number.arrow_type)
 
 
 def _of_one(real: Mapping[str, Floats], target: str, others: Sequence[str], free: Mask) -> list[Ratio]:
