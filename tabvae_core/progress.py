@@ -13,7 +13,8 @@ class ProgressEvent:
     """One sign of life.
 
     Args:
-        step: Name of the step: "snapshot", "read", "train", "sample", "validate", "evaluate", "publish".
+        step: Name of the step: "snapshot", "read", "train", "calibrate", "sample", "validate", "evaluate",
+            "publish".
         done: Units done so far.
         total: Units in all; None while unknown.
         unit: What is counted: "rows", "epochs", "files".

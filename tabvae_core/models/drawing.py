@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tabvae_core.models.vae import LOG_SCALES, NEVER, TabularVAE, log_mass
+from tabvae_core.models.densities import Bend, Logs, Mixture, Near, Truncated, Uniforms, pick
+from tabvae_core.models.vae import NEVER, TabularVAE
 
-__all__ = ["Drawn", "Draws", "Given", "Restriction", "Settler", "generate"]
+__all__ = ["Drawn", "Draws", "Fitting", "Given", "Restriction", "Settler", "generate"]
 
 _LEAST_SCORE = -30.0
 _SLOTS_AHEAD = 4
@@ -97,12 +98,21 @@ class Draws:
 
         return cls(torch.randn(rows, latent, generator=generator), uniform(), uniform(), uniform())
 
+    @classmethod
+    def make_even(cls, rows: int, slots: int, latent: int, generator: torch.Generator) -> Draws:
+        """Draw latents evenly: of the rows, an equal share in each of as many parts (Latin hypercube sampling)."""
+        drawn = cls.make(rows, slots, latent, generator)
+        order = torch.rand(rows, latent, generator=generator).argsort(dim=0)
+        within = torch.special.ndtr(drawn.latent.double())
+        even = torch.special.ndtri(((order + within) / rows).clamp(1e-9, 1 - 1e-9)).float()
+        return cls(even, drawn.tokens, drawn.components, drawn.values)
+
     def of(self, rows: slice | Tensor) -> Draws:
         """The randomness of some rows, which may be named more than once."""
         return Draws(*(t[rows] for t in (self.latent, self.tokens, self.components, self.values)))
 
 
-class Settler(Protocol):
+class Settler(Logs, Protocol):
     """Turns what was drawn for a slot into what the training rows could hold; see `codecs.settling`."""
 
     def allowed(self, slot: int) -> npt.NDArray[np.bool_] | None:
@@ -125,12 +135,16 @@ class Settler(Protocol):
         """
         ...
 
-    def log_cells(self, slot: int, tokens: Tensor, values: Tensor, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logs of n cells of a slot counted from origins (n, R): middles and widths, and widths in N(0, 1), (n,)."""
+
+class Fitting(Protocol):
+    """Fits margins while rows are drawn; see `calibration.Calibration`."""
+
+    def tokens(self, slot: int, logits: Tensor) -> Tensor:
+        """Learn from logits (B, n_tokens) what to add to them, and add it."""
         ...
 
-    def places_of(self, slot: int, tokens: Tensor, real: Tensor) -> Tensor:
-        """Places (n,) in N(0, 1) of real values (n,), float64, of a slot with ratios."""
+    def values(self, slot: int, drawn: Tensor, places: Tensor, of_others: Tensor) -> None:
+        """Learn a slot's bends from its tokens (B,), what was drawn for them (B,), and whether near others (B,)."""
         ...
 
 
@@ -160,6 +174,8 @@ def generate(
     given: Given | None = None,
     restrictions: Mapping[int, Restriction] | None = None,
     weighed: bool = True,
+    spread: bool = False,
+    fitting: Fitting | None = None,
 ) -> Drawn:
     """Draw rows slot by slot in the table's order, each step computing one slot only.
 
@@ -171,6 +187,9 @@ def generate(
         given: Cells known from the start.
         restrictions: What slots may draw.
         weighed: Whether rows with given cells are weighed, which a single candidate need not be.
+        spread: Whether a member's rows are drawn side by side, see `densities.Uniforms`; each of them then depends on
+            the others. For rows without given cells.
+        fitting: Fits the margins of the one network that is drawn from.
 
     """
     rows, slots = draws.tokens.shape
@@ -181,9 +200,10 @@ def generate(
     walks, judges = [], []
     for network, z, part in zip(networks, latents, parts, strict=False):
         known = None if given is None else given.mask[part]
-        walks.append(_Walk(network, z, draws.of(part), tokens[part], values[part], known, settler))
+        cells = (tokens[part], values[part])
+        walks.append(_Walk(network, z, draws.of(part), cells, known, settler, spread=spread, fitting=fitting))
         if known is not None and weighed:
-            judges.append(_Walk(network, z, draws.of(part), tokens[part], values[part], None, settler))
+            judges.append(_Walk(network, z, draws.of(part), cells, None, settler))
     log_weights = torch.zeros(rows)
     for slot in range(slots):
         frames = settler.frames(slot)
@@ -279,10 +299,11 @@ class _Walk:
         network: The member.
         z: Latents, shape (B, latent).
         draws: Randomness of these rows.
-        tokens: Tokens of these rows, a view that is written to, shape (B, S).
-        values: Values, likewise.
+        cells: Tokens and values of these rows, views that are written to, each of shape (B, S).
         known: Which cells are given, shape (B, S).
         settler: Knows values and their logs.
+        spread: See `generate`.
+        fitting: See `generate`.
 
     """
 
@@ -291,13 +312,16 @@ class _Walk:
         network: TabularVAE,
         z: Tensor,
         draws: Draws,
-        tokens: Tensor,
-        values: Tensor,
+        cells: tuple[Tensor, Tensor],
         known: Tensor | None,
         settler: Settler,
+        *,
+        spread: bool = False,
+        fitting: Fitting | None = None,
     ) -> None:
         self._network, self._draws, self._known, self._settler = network, draws, known, settler
-        self._tokens, self._values = tokens, values
+        self._tokens, self._values = cells
+        self._spread, self._fitting = spread, fitting
         self._guesses = network.additive.start.expand(len(z), -1)
         start = network.start(z)
         if known is not None:
@@ -309,8 +333,8 @@ class _Walk:
         )
         if known is not None:
             for slot in torch.nonzero(known.any(dim=0))[:, 0].tolist():
-                cells = network.embed_slot(slot, tokens, values)[0]
-                self._sum.add(slot, cells, known[:, slot : slot + 1].float())
+                embedded = network.embed_slot(slot, self._tokens, self._values)[0]
+                self._sum.add(slot, embedded, known[:, slot : slot + 1].float())
 
     def draw(
         self,
@@ -328,12 +352,21 @@ class _Walk:
             forbidden = np.ones(logits.shape[-1], dtype=np.bool_)
             forbidden[: len(limit.tokens)] = ~limit.tokens
             logits = logits.masked_fill(torch.from_numpy(forbidden), 2 * NEVER)
-        drawn = _pick(logits, self._draws.tokens[:, slot])
+        if self._fitting is not None:
+            logits = self._fitting.tokens(slot, logits)
+        tokens, *uniforms = (
+            Uniforms(part[:, slot], self._spread)
+            for part in (self._draws.tokens, self._draws.components, self._draws.values)
+        )
+        drawn = pick(logits, tokens)
         value = torch.zeros(len(drawn))
         levels, mixture = self._network.layout.n_levels[slot], None
         if levels:
             mixture = self._mixture(slot, hidden, drawn, limit, frames)
-            value = mixture.draw(self._draws.components[:, slot], self._draws.values[:, slot])
+            if self._fitting is not None:
+                self._fitting.values(slot, drawn, *mixture.draw(*uniforms))
+                mixture = self._mixture(slot, hidden, drawn, limit, frames)
+            value, _ = mixture.draw(*uniforms)
         density: Tensor | float = 0.0
         if self._known is not None:
             known = self._known[:, slot]
@@ -360,17 +393,20 @@ class _Walk:
         drawn: Tensor,
         limit: Restriction | None,
         frames: Tensor | None,
-    ) -> _Mixture:
-        low, high = self._network.ranges[slot].tolist()
+    ) -> Mixture:
+        network = self._network
+        low, high = network.ranges[slot].tolist()
         if limit is not None:
             low, high = max(low, limit.low), min(high, limit.high)
-        inner = self._network.inner_of(slot, hidden, drawn)
-        truncated = _Truncated(*self._network.mixture_of(slot, inner, self._guesses), low, max(low, high))
+        inner, points = network.inner_of(slot, hidden, drawn), network.bend_of(slot, drawn)
+        bend = None if points is None else Bend(points)
+        truncated = Truncated(*network.mixture_of(slot, inner, self._guesses), (low, max(low, high)), bend)
+        levels = (drawn, network.layout.n_levels[slot])
         # What is bounded is drawn where bounds can be met exactly.
         bounded = limit is not None and (limit.low > -math.inf or limit.high < math.inf)
         if frames is None or bounded:
-            return _Mixture(truncated, None)
-        return _Mixture(truncated, _Near(self._network.ratios_of(slot, inner), frames, slot, drawn, self._settler))
+            return Mixture(truncated, None, levels)
+        return Mixture(truncated, Near(network.ratios_of(slot, inner), frames, slot, drawn, self._settler), levels)
 
     def take_in(self, slot: int) -> None:
         """Let later slots see the settled cells of a slot."""
@@ -379,128 +415,9 @@ class _Walk:
         self._guesses = self._guesses + guess
 
 
-def _log_density(logits: Tensor, tokens: Tensor, mixture: _Mixture | None, values: Tensor, levels: int) -> Tensor:
+def _log_density(logits: Tensor, tokens: Tensor, mixture: Mixture | None, values: Tensor, levels: int) -> Tensor:
     """Log density (B,) of cells of a slot: of their tokens, and of their values where a token carries one."""
     density = functional.log_softmax(logits, dim=-1).gather(-1, tokens.unsqueeze(-1))[:, 0]
     if mixture is not None:
         density = density + mixture.log_density(values).masked_fill(tokens >= levels, 0.0)
     return density
-
-
-def _pick(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from softmax(logits) (B, n) by inverting its distribution function at uniform (B,)."""
-    cumulative = functional.softmax(logits, dim=-1).cumsum(dim=-1)
-    drawn = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(dim=-1)
-    return drawn.clamp(max=logits.shape[-1] - 1)
-
-
-class _Mixture:
-    """The density of a slot's values: logistics in N(0, 1), and in the logs of ratios where there are any."""
-
-    def __init__(self, truncated: _Truncated, near: _Near | None) -> None:
-        self._truncated, self._near = truncated, near
-
-    def draw(self, pick: Tensor, uniform: Tensor) -> Tensor:
-        """Draw places at uniforms, all (B,)."""
-        mass, near = self._truncated.mass, self._near
-        if near is None:
-            return self._truncated.draw(_pick(mass, pick), uniform)
-        chosen, n = _pick(torch.cat([mass, near.mass], dim=-1), pick), mass.shape[-1]
-        drawn = self._truncated.draw(chosen.clamp(max=n - 1), uniform)
-        rows = torch.nonzero(chosen >= n)[:, 0]
-        drawn[rows] = near.draw(rows, chosen[rows] - n, uniform[rows]).clamp(*self._truncated.ends)
-        return drawn
-
-    def log_density(self, value: Tensor) -> Tensor:
-        """Log density of places (B,)."""
-        density, mass = self._truncated.log_density(value), torch.logsumexp(self._truncated.mass, dim=-1)
-        if self._near is not None:
-            density = torch.logaddexp(density, self._near.log_density(value))
-            mass = torch.logaddexp(mass, torch.logsumexp(self._near.mass, dim=-1))
-        return density - mass
-
-
-class _Near:
-    """Mixtures of logistics in the logs of ratios, each cut to what the slot's values can be.
-
-    Args:
-        parts: Logits, means and log scales, each of shape (B, R, C).
-        frames: See `Settler.frames`.
-        slot: The slot.
-        tokens: Its tokens, shape (B,).
-        settler: Knows values and their logs.
-
-    """
-
-    def __init__(
-        self, parts: tuple[Tensor, Tensor, Tensor], frames: Tensor, slot: int, tokens: Tensor, settler: Settler
-    ) -> None:
-        self._logits, self._means, self._log_scales = parts
-        there = ~frames[..., :1].isnan()
-        self._multiples, self._origins, self._low, self._high = (
-            part.unsqueeze(-1) for part in frames.nan_to_num().unbind(dim=-1)
-        )
-        middle, width = ((self._low + self._high) / 2).float(), (self._high - self._low).float()
-        within = log_mass(middle, width, self._means, self._log_scales)
-        self.mass = (self._logits + within).masked_fill(~there, NEVER).flatten(1)
-        self._slot, self._tokens, self._settler = slot, tokens, settler
-
-    def draw(self, rows: Tensor, chosen: Tensor, uniform: Tensor) -> Tensor:
-        """Draw places of some rows (n,), from their chosen components, at uniforms."""
-        ratio, centre = chosen // self._means.shape[-1], chosen % self._means.shape[-1]
-        mean, scale = self._means[rows, ratio, centre].double(), self._log_scales[rows, ratio, centre].double().exp()
-        multiple, origin, low, high = (
-            part[rows, ratio, 0] for part in (self._multiples, self._origins, self._low, self._high)
-        )
-        below, above = (torch.sigmoid((end - mean) / scale) for end in (low, high))
-        place = (below + (above - below) * uniform.double()).clamp(1e-9, 1 - 1e-9)
-        logs = (mean + scale * torch.logit(place)).clamp(low, high)
-        return self._settler.places_of(self._slot, self._tokens[rows], origin + (multiple + logs).exp())
-
-    def log_density(self, value: Tensor) -> Tensor:
-        """Log of mass times density of places (B,)."""
-        origins = self._origins[..., 0]
-        middles, widths, place_width = self._settler.log_cells(self._slot, self._tokens, value, origins)
-        middles = middles.unsqueeze(-1) - self._multiples.float()
-        there = self.mass.view_as(self._logits) > NEVER / 2
-        logs = self._logits + log_mass(middles, widths.unsqueeze(-1), self._means, self._log_scales)
-        return torch.logsumexp(logs.masked_fill(~there, NEVER).flatten(1), dim=-1) - place_width.log()
-
-
-class _Truncated:
-    """Mixtures of logistics (B, 3K), each cut to [low, high].
-
-    Args:
-        mixture: Logits, means and log scales.
-        origin: Where values are counted from, shape (B,).
-        unit: What they are counted in.
-        low: Smallest value.
-        high: Largest value.
-
-    """
-
-    def __init__(self, mixture: Tensor, origin: Tensor, unit: Tensor, low: float, high: float) -> None:
-        logits, self._means, log_scales = mixture.chunk(3, dim=-1)
-        self._log_scales = log_scales.clamp(*LOG_SCALES)
-        self._scales = self._log_scales.exp()
-        self._origin, self._unit, self.ends = origin, unit, (low, high)
-        self._below, self._above = (torch.sigmoid(self._standard(end)) for end in (low, high))
-        self._logits = logits
-        self.mass = logits + (self._above - self._below).clamp(min=1e-12).log()
-
-    def _standard(self, value: Tensor | float) -> Tensor:
-        return (((value - self._origin) / self._unit).unsqueeze(-1) - self._means) / self._scales
-
-    def draw(self, chosen: Tensor, uniform: Tensor) -> Tensor:
-        """Draw from the chosen components by inverting their distribution functions at uniforms, all (B,)."""
-        parts = (self._means, self._scales, self._below, self._above)
-        mean, scale, start, end = (part.gather(-1, chosen.unsqueeze(-1))[:, 0].double() for part in parts)
-        place = (start + (end - start) * uniform.double()).clamp(1e-9, 1 - 1e-9)
-        fresh = (mean + scale * torch.logit(place)).float()
-        return (self._origin + self._unit * fresh).clamp(*self.ends)
-
-    def log_density(self, value: Tensor) -> Tensor:
-        """Log of mass times density of values (B,)."""
-        t = self._standard(value)
-        logs = self._logits + functional.logsigmoid(t) + functional.logsigmoid(-t) - self._log_scales
-        return torch.logsumexp(logs, dim=-1) - self._unit.log()

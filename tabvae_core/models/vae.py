@@ -23,7 +23,7 @@ ratios of C components each.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ from torch.nn import functional
 from tabvae_core.models.additive import AdditiveModel
 from tabvae_core.models.aggregate import total_correlation
 
-__all__ = ["LOG_SCALES", "NEVER", "Cells", "Layout", "NetworkSize", "TabularVAE", "log_mass"]
+__all__ = ["BEND_POINTS", "LOG_SCALES", "NEVER", "Cells", "Layout", "NetworkSize", "TabularVAE", "log_mass"]
 
 NEVER = -1e9
 ONE_TABLE = 600
@@ -50,6 +50,8 @@ _WEIGHT_UNIT = 5.0
 _TC_ROWS = 1_024
 """Rows of a batch whose total correlation is estimated: time and memory grow with their square."""
 LOG_SCALES = (-6.0, 6.0)
+BEND_POINTS = 34
+"""Places that a level's values are bent at, its ends included."""
 _RATIO_SCALES, _RATIO_LOGIT, _RATIO_UNIT = (-8.0, 2.0), -1.0, 0.3
 """Bounds of the log scales of ratios' components, where their logits begin, and the unit in which all of it is learned,
 that is so many times slower than the rest: it is begun nearly where it belongs, and soon overfits."""
@@ -190,6 +192,8 @@ class TabularVAE(nn.Module):
     centres: Tensor
     spreads: Tensor
     ratio_places: Tensor
+    shift: Tensor
+    bends: Tensor
 
     def __init__(
         self,
@@ -248,6 +252,9 @@ class TabularVAE(nn.Module):
         with torch.no_grad():
             self.value_out.bias[..., size.mixtures : 2 * size.mixtures] = torch.linspace(-2, 2, size.mixtures)
             self.value_out.bias[..., 2 * size.mixtures :] = -1.0
+        # Fitted after training, see `calibration`: what is added to logits of tokens, and where values are bent to.
+        self.register_buffer("shift", torch.zeros(total))
+        self.register_buffer("bends", torch.zeros(len(valued), self.level.shape[1], 2, BEND_POINTS))
         self._make_ratios(*(ratios or (np.zeros((0, 1), np.float32), np.zeros(0, np.float32))))
 
     def _make_ratios(self, centres: npt.NDArray[np.float32], spreads: npt.NDArray[np.float32]) -> None:
@@ -520,6 +527,20 @@ class TabularVAE(nn.Module):
 
     # Sampling -------------------------------------------------------------------------------------------------------
 
+    def set_margins(self, slot: int, *, shift: Tensor | None = None, bends: Mapping[int, Tensor] | None = None) -> None:
+        """Change what a slot's margins are, after training.
+
+        Args:
+            slot: The slot.
+            shift: Added to the logits of its tokens from now on, shape (n_tokens,).
+            bends: By level, places and where they are bent to, shape (2, P), both rising.
+
+        """
+        if shift is not None:
+            self.shift[self.offsets[slot] : self.offsets[slot] + len(shift)] += shift
+        for level, points in (bends or {}).items():
+            self.bends[self._valued_place[slot], level] = points
+
     def embed_slot(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """What the cells of one slot add to sums, (B, W), and to the guesses, (B, V).
 
@@ -552,7 +573,8 @@ class TabularVAE(nn.Module):
         n = self.layout.n_tokens[slot]
         head, place = self.head_of[slot]
         heads = self.token_heads[head]
-        logits = torch.addmm(heads.bias[place, :n], hidden, heads.weight[place, :, :n])
+        shift = self.shift[self.offsets[slot] : self.offsets[slot] + n]
+        logits = torch.addmm(heads.bias[place, :n] + shift, hidden, heads.weight[place, :, :n])
         never = self._never[slot]
         if slot in self._by_parent:
             logits = logits + self._parent_logits(slot, hidden, tokens[:, self.layout.parents[slot]])
@@ -581,6 +603,13 @@ class TabularVAE(nn.Module):
         at = self._valued_place[slot]
         origin = guesses[:, at] if self.additive.active else guesses.new_zeros(len(inner))
         return self.value_out.of(at, inner), origin, self.additive.scale[at]
+
+    def bend_of(self, slot: int, drawn: Tensor) -> Tensor | None:
+        """Points (B, 2, P) that values of a slot are bent at, by its token (B,); None where none of them is bent."""
+        points = self.bends[self._valued_place[slot]]
+        if not bool((points[:, 0] != points[:, 1]).any()):
+            return None
+        return points[drawn.clamp(max=self.layout.n_levels[slot] - 1)]
 
     def ratios_of(self, slot: int, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, means and log scales of a slot's ratios, each (B, its ratios, C), from `inner_of` (B, H)."""

@@ -31,6 +31,7 @@ from tabvae_core.codecs.table import TableCodec
 from tabvae_core.distributed import train_distributed
 from tabvae_core.errors import DataError, ModelFileError, SpecError
 from tabvae_core.given import GivenColumn, given_cells, with_given
+from tabvae_core.models.calibration import Calibration
 from tabvae_core.models.drawing import Draws, Given, Restriction, generate
 from tabvae_core.models.latent_prior import LatentPrior
 from tabvae_core.models.vae import Layout, NetworkSize, TabularVAE
@@ -58,6 +59,10 @@ _CANDIDATE_CELLS = 1_200
 """Cells of all candidates of a row: memory of a block does not grow with the columns beyond."""
 _PIECE_CELLS = 200_000
 """Cells of all candidates that are drawn at once: each is kept as W numbers, twice."""
+_GROUP_CELLS, _LEAST_GROUP = 80_000, 128
+"""Cells of the rows that are drawn side by side: wide tables have small groups, since a few rows cost a whole one."""
+_CALIBRATION_CELLS, _CALIBRATION_ROWS = 400_000, (2_048, 16_384)
+"""Cells that margins are fitted with, and the fewest and most rows."""
 _STRIDE = 7_919
 """Between the seeds of members: seeds of models that users count up share none."""
 
@@ -258,7 +263,22 @@ class VAESynthesizer(Synthesizer):
             for rows, network in zip(data, networks, strict=True)
         ]
         self._networks = [network.cpu() for network in networks]
+        for member in range(n_members):
+            self._calibrate(member, encoded)
+            progress(ProgressEvent("calibrate", member + 1, n_members, "networks", "margins of the training rows"))
         return records, [rows.rate for rows in data]
+
+    def _calibrate(self, member: int, encoded: EncodedRows) -> None:
+        """Draw from a member, and fit its margins to the training rows on the way."""
+        network, prior, slots = self._networks[member], self._priors[member], len(self._fitted.slots)
+        rows = min(max(_CALIBRATION_CELLS // slots, _CALIBRATION_ROWS[0]), _CALIBRATION_ROWS[1])
+        seed = self.model.seed + _STRIDE * member
+        generator = torch.Generator().manual_seed(seed)
+        draws = Draws.make_even(rows, slots, self._options.latent, generator)
+        latent = prior.transform(draws.latent, torch.rand(rows, generator=generator))
+        fitting = Calibration(network, encoded.targets, encoded.low, encoded.high, seed)
+        settling = Settling(self._fitted, self._links, ratios=self._ratios)
+        generate([network], [latent], draws, settling, spread=True, fitting=fitting)
 
     def _learn_privately(self, source: TableSource, schema: TableSchema, progress: Progress) -> Self:
         from tabvae_core.synthesizers.private_vae import Asked, learn_privately
@@ -348,15 +368,18 @@ class VAESynthesizer(Synthesizer):
         if given is not None:
             given = Given(*(part.repeat_interleave(times, dim=0) for part in (given.mask, given.tokens, given.values)))
         # Whole blocks are always drawn, so that a shorter last block begins like a full one.
-        whole = BLOCK_ROWS * times
-        draws = Draws.make(whole, len(codec.slots), self._options.latent, generator)
+        whole, spread = BLOCK_ROWS * times, not cells
+        make = Draws.make_even if spread else Draws.make
+        draws = make(whole, len(codec.slots), self._options.latent, generator)
         pick = torch.rand(whole, generator=generator)
         luck = -(-torch.rand(whole, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log()
         limits = {
             slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
         }
-        parts = []
-        for first, last in self._pieces(len(rows), times):
+        parts, wanted = [], len(rows)
+        pieces = self._groups(block, wanted, whole=attempt == 0) if spread else self._pieces(wanted, times)
+        rows = row_numbers(block, pieces[-1][1])
+        for first, last in pieces:
             some = slice(first * times, last * times)
             drawing = _Drawing(
                 rows[first:last], draws.of(some), pick[some], luck[some],
@@ -364,7 +387,21 @@ class VAESynthesizer(Synthesizer):
                 {name: column.cells.slice(first, last - first) for name, column in cells.items()},
             )  # fmt: skip
             parts.append(self._draw_piece(drawing, limits, seed))
-        return pa.concat_tables(parts)
+        return pa.concat_tables(parts).slice(0, wanted)
+
+    def _groups(self, block: int, rows: int, *, whole: bool) -> list[tuple[int, int]]:
+        """Rows from and to of what is drawn side by side, where rows of a group depend on each other.
+
+        Whole groups are drawn, so that the first rows are the same however many follow. Those of the first block begin
+        small, so that few rows are spread evenly, too.
+        """
+        most = max(_LEAST_GROUP, min(BLOCK_ROWS, 1 << (_GROUP_CELLS // len(self._fitted.slots)).bit_length() - 1))
+        groups, first = [], 0
+        while first < max(rows, 1):
+            size = most if block or not whole else min(most, max(first, _LEAST_GROUP))
+            groups.append((first, first + size if whole else min(first + size, rows)))
+            first += size
+        return groups
 
     def _pieces(self, rows: int, times: int) -> list[tuple[int, int]]:
         """Rows from and to of what is drawn at once: cells of all candidates are kept while a piece is drawn."""
@@ -384,8 +421,9 @@ class VAESynthesizer(Synthesizer):
         cells = {name: column.take(every) for name, column in piece.columns.items()}
         settling = Settling(codec, self._links, cells, self._ratios)
         drawn = generate(
-            self._networks, latents, piece.draws, settling, given=piece.given, restrictions=limits, weighed=times > 1
-        )
+            self._networks, latents, piece.draws, settling,
+            given=piece.given, restrictions=limits, weighed=times > 1, spread=not cells,
+        )  # fmt: skip
         tokens, values = drawn.tokens, drawn.values
         if times > 1:
             best = (drawn.log_weights + piece.luck).view(len(piece.rows), times).argmax(dim=1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tabvae_core.models import drawing
 from tabvae_core.models.aggregate import total_correlation
+from tabvae_core.models.densities import Uniforms
 from tabvae_core.models.drawing import Draws, Given, Restriction, generate
 from tabvae_core.models.vae import NEVER, Cells, Layout, NetworkSize, TabularVAE
 
@@ -194,8 +195,8 @@ def test_step_by_step_equals_the_whole_pass(network: TabularVAE, kind: str, monk
             return super().token_logits(slot, hidden, tokens)
 
     class Watched(drawing._Walk):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
             walks.append(self)
 
         def draw(self, *args: Any) -> Tensor | float:
@@ -377,12 +378,12 @@ def test_values_are_drawn_from_the_density_that_is_learned(network: TabularVAE) 
     learned = torch.cumulative_trapezoid(density, grid)
     learned = torch.cat([torch.zeros(1), learned]) / learned[-1]
     walk = drawing._Walk(
-        network, torch.zeros(rows, 3), draws_of(rows), torch.zeros(rows, SLOTS, dtype=torch.long),
-        torch.zeros(rows, SLOTS), None, Unsettled(),
+        network, torch.zeros(rows, 3), draws_of(rows),
+        (torch.zeros(rows, SLOTS, dtype=torch.long), torch.zeros(rows, SLOTS)), None, Unsettled(),
     )  # fmt: skip
     walk._guesses = guess.expand(rows, -1)
     mixture = walk._mixture(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), None, None)
-    drawn = mixture.draw(walk._draws.components[:, slot], walk._draws.values[:, slot])
+    drawn, _ = mixture.draw(Uniforms(walk._draws.components[:, slot]), Uniforms(walk._draws.values[:, slot]))
     shares = (drawn[None] <= grid[::40, None]).float().mean(dim=1)
     assert torch.allclose(shares, learned[::40], atol=0.015)
 
@@ -419,11 +420,13 @@ def test_values_with_ratios_are_drawn_from_the_density_that_is_learned(second: f
     learned = torch.cat([torch.zeros(1), torch.cumulative_trapezoid(density, grid)])
     assert float(learned[-1]) == pytest.approx(1.0, abs=0.03)
     tokens = torch.zeros(rows, SLOTS, dtype=torch.long)
-    walk = drawing._Walk(network, torch.zeros(rows, 3), draws_of(rows), tokens, torch.zeros(rows, SLOTS), None, settler)
+    walk = drawing._Walk(
+        network, torch.zeros(rows, 3), draws_of(rows), (tokens, torch.zeros(rows, SLOTS)), None, settler
+    )
     walk._guesses = guess.expand(rows, -1)
     with torch.no_grad():
         mixture = walk._mixture(slot, hidden.expand(rows, -1), tokens[:, 0], None, settler.all)
-        drawn = mixture.draw(walk._draws.components[:, slot], walk._draws.values[:, slot])
+        drawn, _ = mixture.draw(Uniforms(walk._draws.components[:, slot]), Uniforms(walk._draws.values[:, slot]))
         places = grid[500:6_000:500]
         scored = [mixture.log_density(place.expand(rows))[0] for place in places]
     shares = (drawn[None] <= grid[::100, None]).float().mean(dim=1)
