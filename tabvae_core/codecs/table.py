@@ -117,6 +117,10 @@ class TableCodec:
         first = sum(len(codec.slots) for codec in self.codecs[:index])
         return range(first, first + len(self.codecs[index].slots))
 
+    def reordered(self, order: Sequence[str]) -> Self:
+        """The same codecs, their columns in another order."""
+        return type(self)(self.schema.reordered(tuple(order)), tuple(self.codec_of(name) for name in order))
+
     def encode(self, data: pa.Table | pa.RecordBatch) -> Encoded:
         """Encode rows, columns found by name; arrays of shape (n, slots)."""
         parts = [codec.encode(data.column(name)) for name, codec in zip(self.schema.names, self.codecs, strict=True)]

@@ -191,7 +191,7 @@ class Bend:
     def _along(self, place: Tensor, given: int, wanted: int) -> tuple[Tensor, Tensor]:
         own, other = self._points[:, given].contiguous(), self._points[:, wanted]
         last = own.shape[-1] - 1
-        at = torch.searchsorted(own, place.unsqueeze(-1), right=True).clamp(1, last)
+        at = torch.searchsorted(own, place.unsqueeze(-1).contiguous(), right=True).clamp(1, last)
         (x0, x1), (y0, y1) = ((part.gather(-1, at - 1)[:, 0], part.gather(-1, at)[:, 0]) for part in (own, other))
         slope = (y1 - y0) / (x1 - x0)
         inside = (place > own[:, 0]) & (place < own[:, -1])

@@ -1,8 +1,4 @@
-"""Drawing rows from an ensemble of networks: slot by slot, each row from one member.
-
-A mixture of members has less of what each learned by chance, while a row costs no more than from one of them. Row i of
-a block is drawn from member i mod M, so that few rows come from all members, too; between the slots all rows are
-settled together.
+"""Drawing rows from a network, slot by slot.
 
 Given cells come after others in the table's order, so what is before them must be drawn to suit. Two ways are joined:
 a walk that has seen all given cells proposes, as training with random given cells taught it, and the walk in the
@@ -16,7 +12,7 @@ Shapes: B rows, S slots, V slots that carry values, K components.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -166,8 +162,8 @@ class Drawn:
 
 @torch.no_grad()
 def generate(
-    networks: Sequence[TabularVAE],
-    latents: Sequence[Tensor],
+    network: TabularVAE,
+    latent: Tensor,
     draws: Draws,
     settler: Settler,
     *,
@@ -180,46 +176,38 @@ def generate(
     """Draw rows slot by slot in the table's order, each step computing one slot only.
 
     Args:
-        networks: The M members, of one layout.
-        latents: Latents of every M-th row, for each member from its own first row on; rows with given cells do without.
+        network: The network.
+        latent: Latents, shape (B, latent); rows with given cells do without.
         draws: The randomness of all rows.
         settler: Settles every slot before the next one sees it.
         given: Cells known from the start.
         restrictions: What slots may draw.
         weighed: Whether rows with given cells are weighed, which a single candidate need not be.
-        spread: Whether a member's rows are drawn side by side, see `densities.Uniforms`; each of them then depends on
-            the others. For rows without given cells.
-        fitting: Fits the margins of the one network that is drawn from.
+        spread: Whether rows are drawn side by side, see `densities.Uniforms`; each of them then depends on the others.
+        fitting: Fits the network's margins.
 
     """
     rows, slots = draws.tokens.shape
     tokens, values = torch.zeros(rows, slots, dtype=torch.long), torch.zeros(rows, slots)
     if given is not None:
         tokens, values = given.tokens.clone(), given.values.clone()
-    parts = [slice(member, rows, len(networks)) for member in range(min(len(networks), rows))]
-    walks, judges = [], []
-    for network, z, part in zip(networks, latents, parts, strict=False):
-        known = None if given is None else given.mask[part]
-        cells = (tokens[part], values[part])
-        walks.append(_Walk(network, z, draws.of(part), cells, known, settler, spread=spread, fitting=fitting))
-        if known is not None and weighed:
-            judges.append(_Walk(network, z, draws.of(part), cells, None, settler))
+    known, cells = None if given is None else given.mask, (tokens, values)
+    walk = _Walk(network, latent, draws, cells, known, settler, spread=spread, fitting=fitting)
+    judge = None if known is None or not weighed else _Walk(network, latent, draws, cells, None, settler)
     log_weights = torch.zeros(rows)
     for slot in range(slots):
         frames = settler.frames(slot)
-        if given is None or not bool(given.mask[:, slot].all()):
-            allowed, limit = settler.allowed(slot), (restrictions or {}).get(slot)
-            for part, walk in zip(parts, walks, strict=True):
-                own = None if frames is None else frames[part]
-                log_weights[part] -= walk.draw(slot, None if allowed is None else allowed[part], limit, own)
-        for part, judge in zip(parts, judges, strict=bool(judges)):
-            score = judge.score(slot, None if frames is None else frames[part])
-            if settler.is_linked(slot) and given is not None:
-                score = score.masked_fill(given.mask[part, slot], 0.0)
-            log_weights[part] += score
+        if known is None or not bool(known[:, slot].all()):
+            log_weights -= walk.draw(slot, settler.allowed(slot), (restrictions or {}).get(slot), frames)
+        if judge is not None and known is not None:
+            score = judge.score(slot, frames)
+            if settler.is_linked(slot):
+                score = score.masked_fill(known[:, slot], 0.0)
+            log_weights += score
         tokens[:, slot], values[:, slot] = settler.settle(slot, tokens[:, slot], values[:, slot])
-        for walk in (*walks, *judges):
-            walk.take_in(slot)
+        walk.take_in(slot)
+        if judge is not None:
+            judge.take_in(slot)
     return Drawn(tokens, values, log_weights)
 
 
@@ -293,10 +281,10 @@ class _WeighedSum:
 
 
 class _Walk:
-    """The rows of one member, on their way through the slots.
+    """Rows on their way through the slots.
 
     Args:
-        network: The member.
+        network: The network.
         z: Latents, shape (B, latent).
         draws: Randomness of these rows.
         cells: Tokens and values of these rows, views that are written to, each of shape (B, S).

@@ -6,10 +6,9 @@ See `models/vae.py` for the network and `docs/decisions/` for what was measured 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,10 +20,9 @@ import torch
 
 from tabvae_core.budget import FEW_ROWS, SMALL_ROWS, WIDE_SLOTS, Budget, training_budget
 from tabvae_core.bundle import Bundle, loading_weights, read_bundle, tensors_under, write_bundle
-from tabvae_core.codecs.edges import find_edges, with_edges
+from tabvae_core.codecs.edges import find_edges
 from tabvae_core.codecs.links import Links
-from tabvae_core.codecs.ordering import arrange
-from tabvae_core.codecs.ratios import Ratios, share_tied
+from tabvae_core.codecs.ratios import Ratios
 from tabvae_core.codecs.restrict import slot_limits
 from tabvae_core.codecs.settling import Settling
 from tabvae_core.codecs.table import TableCodec
@@ -32,9 +30,9 @@ from tabvae_core.distributed import train_distributed
 from tabvae_core.errors import DataError, ModelFileError, SpecError
 from tabvae_core.given import GivenColumn, given_cells, with_given
 from tabvae_core.models.calibration import Calibration
-from tabvae_core.models.drawing import Draws, Given, Restriction, generate
+from tabvae_core.models.drawing import Drawn, Draws, Given, Restriction, generate
 from tabvae_core.models.latent_prior import LatentPrior
-from tabvae_core.models.vae import Layout, NetworkSize, TabularVAE
+from tabvae_core.models.vae import NetworkSize, TabularVAE
 from tabvae_core.parallel import run_members
 from tabvae_core.progress import Progress, ProgressEvent, silent
 from tabvae_core.relations import MAX_ROWS, find_relations
@@ -42,9 +40,10 @@ from tabvae_core.schema import TableSchema
 from tabvae_core.spec import ModelSpec, PrivacySpec
 from tabvae_core.synthesizers.base import BLOCK_ROWS, Synthesizer, learned, row_numbers
 from tabvae_core.synthesizers.options import option, read_options, training_devices
+from tabvae_core.synthesizers.vae_chain import Chain, Structure
 from tabvae_core.synthesizers.vae_latent import VAELatentSpace
 from tabvae_core.synthesizers.vae_rows import EncodedRows, TrainingRows, encode_rows
-from tabvae_core.tables import TableSource, as_source, collect
+from tabvae_core.tables import TableSource, as_source, collect, take_rows
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
 __all__ = ["VAESynthesizer"]
@@ -112,8 +111,8 @@ class _Drawing:
         draws: Randomness of all B candidates, the same number for each row.
         pick: Picks the parts of the priors, shape (B,).
         luck: Gumbel noise of the choice among the candidates of a row, shape (B,).
-        given: Given cells of the candidates.
-        columns: Given cells by column, n each.
+        times: Candidates of each row, B / n.
+        free: Whether nothing is given, so that rows are drawn side by side.
 
     """
 
@@ -121,13 +120,47 @@ class _Drawing:
     draws: Draws
     pick: torch.Tensor
     luck: torch.Tensor
-    given: Given | None
-    columns: Mapping[str, pa.Array]
+    times: int
+    free: bool
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What is asked of rows, in the slots of a chain.
+
+    Args:
+        chain: The chain.
+        cells: Given cells; None where none is.
+        limits: What slots may draw.
+
+    """
+
+    chain: Chain
+    cells: Given | None
+    limits: Mapping[int, Restriction]
+
+    @classmethod
+    def of_rows(cls, chain: Chain, cells: Mapping[str, GivenColumn], bounds: Mapping[str, Any], rows: int) -> Self:
+        """Encode given cells and bounds of columns."""
+        limits = slot_limits(chain.codec, bounds).items()
+        restrictions = {slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in limits}
+        return cls(chain, chain.given(cells, rows), restrictions)
 
     @property
-    def times(self) -> int:
-        """Candidates of each row, B / n."""
-        return len(self.pick) // len(self.rows)
+    def comes_first(self) -> bool:
+        """Whether every row's given cells come before all others."""
+        if self.cells is None:
+            return False
+        mask = self.cells.mask.long()
+        return bool((mask == mask.cumprod(dim=1)).all())
+
+    def of_candidates(self, rows: slice, times: int) -> Self:
+        """The same of some rows, each as often as it has candidates."""
+        if self.cells is None:
+            return self
+        some = self.cells.of(rows)
+        repeated = Given(*(part.repeat_interleave(times, dim=0) for part in (some.mask, some.tokens, some.values)))
+        return dataclasses.replace(self, cells=repeated)
 
 
 class VAESynthesizer(Synthesizer):
@@ -142,8 +175,7 @@ class VAESynthesizer(Synthesizer):
         if self.privacy.epsilon is not None:
             _refuse_meaningless(self.model)
         self._schema: TableSchema | None = None
-        self._codec: TableCodec | None = None  # its columns in the order in which they are drawn
-        self._links, self._ratios = Links(), Ratios()
+        self._chains: tuple[Chain, ...] = ()  # member m draws columns in the order of chain m mod their number
         self._networks: list[TabularVAE] = []
         self._priors: list[LatentPrior] = []
 
@@ -164,19 +196,18 @@ class VAESynthesizer(Synthesizer):
             return self._learn_privately(source, schema, progress)
         some = collect(chosen, max_rows=MAX_ROWS)
         relations = find_relations(as_source(some), schema, progress=progress)
-        edges = find_edges(some, schema, relations)
-        arranged = arrange(relations, some, schema.names, functools.partial(share_tied, some))
-        turned, order = with_edges(edges, *arranged)
+        structure = Structure(some, tuple(relations), find_edges(some, schema, relations))
+        turned, order = structure.arranged(schema.names)
         codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
-        self._schema, self._codec, self._links = schema, codec, Links.fit(turned, codec, some)
-        self._ratios = Ratios.fit(codec, self._links, some, edges, n_rows=chosen.num_rows)
-        encoded = encode_rows(chosen, codec, self._links, self._ratios, progress)
+        first = Chain.fit(codec, turned, structure, chosen.num_rows)
+        self._schema, self._chains = schema, (first,)
+        encoded = encode_rows(chosen, codec, first.links, first.ratios, progress)
         budget = self._budget(len(encoded))
         devices = training_devices(self.model.device, min(budget.batch_size, len(encoded)))
         records: list[TrainingRecord] = []
         rates: list[float] = []
         if codec.slots:
-            records, rates = self._learn(encoded, budget, devices, started, progress, checkpoint)
+            records, rates = self._learn(chosen, encoded, structure, budget, devices, started, progress, checkpoint)
         self._record = {
             "rows": len(encoded),
             "slots": len(codec.slots),
@@ -193,14 +224,16 @@ class VAESynthesizer(Synthesizer):
             "train_loss": [record.train_loss for record in records],
             "validation_loss": [record.validation_loss for record in records],
             "relations": [relation.text() for relation in relations],
-            "ratios": [ratio.text() for ratio in self._ratios.ratios],
+            "ratios": [ratio.text() for ratio in first.ratios.ratios],
             "notes": list(codec.notes()),
         }
         return self
 
     def _learn(
         self,
+        chosen: TableSource,
         encoded: EncodedRows,
+        structure: Structure,
         budget: Budget,
         devices: tuple[torch.device, ...],
         started: float,
@@ -208,29 +241,35 @@ class VAESynthesizer(Synthesizer):
         checkpoint: Path | None,
     ) -> tuple[list[TrainingRecord], list[float]]:
         """Train the members, each on rows of its own choice: several at a time, or each on several devices."""
-        codec, seed, split = self._fitted, self.model.seed, len(devices) > 1
+        seed, split = self.model.seed, len(devices) > 1
         # Processes of several devices load what they need themselves: this one leaves their memory alone.
         device = torch.device("cpu") if split else devices[0]
         # A GPU is filled by one member, cores are not.
         workers = 1 if split or device.type != "cpu" else torch.get_num_threads()
         n_members = self._n_members(budget, workers)
         workers = min(workers, n_members)
-        arrays, size = encoded.on(device), self._size(len(encoded))
+        encodings = [encoded]
+        if n_members > 1 and (other := self._other_chain(structure, len(encoded))) is not None:
+            self._chains = (*self._chains, other)
+            encodings.append(encode_rows(chosen, other.codec, other.links, other.ratios, progress))
+        arrays, size, n_chains = [one.on(device) for one in encodings], self._size(len(encoded)), len(self._chains)
         data = [
             TrainingRows(
-                arrays, codec.columns, seed=seed + _STRIDE * member,
+                arrays[member % n_chains], self._chains[member % n_chains].codec.columns, seed=seed + _STRIDE * member,
                 free_bits=self._options.free_bits, given_rows=self._options.given_rows,
                 beta=self._options.beta, tc=self._options.tc,
             )
             for member in range(n_members)
         ]  # fmt: skip
-        networks = []
+        networks: list[TabularVAE] = []
         for member in range(n_members):
             torch.manual_seed(seed + _STRIDE * member)
-            networks.append(_build(codec, self._links, self._ratios, size, encoded.targets).to(device))
-        networks[0].prepare(data[0].sample())
-        for network in networks[1:]:
-            network.additive.load_state_dict(networks[0].additive.state_dict())
+            network = self._chains[member % n_chains].network(size, encodings[member % n_chains].targets).to(device)
+            if member < n_chains:
+                network.prepare(data[member].sample())
+            else:
+                network.additive.load_state_dict(networks[member % n_chains].additive.state_dict())
+            networks.append(network)
         steps = budget.epochs * max(1, data[0].n_train // budget.batch_size)
         plan = TrainingPlan(
             epochs=budget.epochs,
@@ -243,7 +282,7 @@ class VAESynthesizer(Synthesizer):
         if self.model.max_seconds is not None:
             rounds, spent = math.ceil(n_members / workers), time.monotonic() - started
             plan = dataclasses.replace(plan, max_seconds=max(1.0, (self.model.max_seconds - spent) / rounds))
-        said = f"{len(encoded):,} rows, {len(codec.slots)} slots, {n_members} networks"
+        said = f"{len(encoded):,} rows, {len(self._fitted.slots)} slots, {n_members} networks"
         progress(ProgressEvent("train", 0, plan.epochs * n_members, "epochs", said))
 
         def job(member: int) -> Callable[[Progress], TrainingRecord]:
@@ -264,28 +303,41 @@ class VAESynthesizer(Synthesizer):
         ]
         self._networks = [network.cpu() for network in networks]
         for member in range(n_members):
-            self._calibrate(member, encoded)
+            self._calibrate(member, encodings[member % n_chains])
             progress(ProgressEvent("calibrate", member + 1, n_members, "networks", "margins of the training rows"))
         return records, [rows.rate for rows in data]
 
     def _calibrate(self, member: int, encoded: EncodedRows) -> None:
         """Draw from a member, and fit its margins to the training rows on the way."""
-        network, prior, slots = self._networks[member], self._priors[member], len(self._fitted.slots)
+        chain, network, prior = self._chain_of(member), self._networks[member], self._priors[member]
+        slots = len(chain.codec.slots)
         rows = min(max(_CALIBRATION_CELLS // slots, _CALIBRATION_ROWS[0]), _CALIBRATION_ROWS[1])
         seed = self.model.seed + _STRIDE * member
         generator = torch.Generator().manual_seed(seed)
         draws = Draws.make_even(rows, slots, self._options.latent, generator)
         latent = prior.transform(draws.latent, torch.rand(rows, generator=generator))
         fitting = Calibration(network, encoded.targets, encoded.low, encoded.high, seed)
-        settling = Settling(self._fitted, self._links, ratios=self._ratios)
-        generate([network], [latent], draws, settling, spread=True, fitting=fitting)
+        generate(network, latent, draws, chain.settling(), spread=True, fitting=fitting)
+
+    def _other_chain(self, structure: Structure, n_rows: int) -> Chain | None:
+        """The columns the other way round; None where that order would know less of them, or nothing new."""
+        first = self._chains[0]
+        turned, order = structure.arranged(self.schema.names[::-1])
+        if order == first.codec.schema.names:
+            return None
+        other = Chain.fit(first.codec.reordered(order), turned, structure, n_rows)
+        return other if len(other.links.links) >= len(first.links.links) else None
+
+    def _chain_of(self, member: int) -> Chain:
+        return self._chains[member % len(self._chains)]
 
     def _learn_privately(self, source: TableSource, schema: TableSchema, progress: Progress) -> Self:
         from tabvae_core.synthesizers.private_vae import Asked, learn_privately
 
         asked = Asked(**{field.name: getattr(self._options, field.name) for field in dataclasses.fields(Asked)})
         found = learn_privately(source, schema, self.model, self.privacy, asked, progress)
-        self._schema, self._codec, self._record = found.codec.schema, found.codec, found.record
+        self._schema, self._chains = found.codec.schema, (Chain(found.codec, Links(), Ratios()),)
+        self._record = found.record
         if found.network is not None and found.prior is not None:
             self._networks, self._priors = [found.network], [found.prior]
         return self
@@ -326,8 +378,12 @@ class VAESynthesizer(Synthesizer):
         return learned(self._schema)
 
     @property
+    def _n_slots(self) -> int:
+        return len(self._fitted.slots)
+
+    @property
     def _fitted(self) -> TableCodec:
-        return learned(self._codec)
+        return learned(self._chains[0] if self._chains else None).codec
 
     # Sampling -------------------------------------------------------------------------------------------------------
 
@@ -362,32 +418,31 @@ class VAESynthesizer(Synthesizer):
         bounds: Mapping[str, Any],
     ) -> pa.Table:
         """Draw the rows of a block; where cells are given, a few candidates for each row, of which one is kept."""
-        codec, generator = self._fitted, _generator(seed, block, attempt)
-        given = self._given(cells, len(rows))
-        times = 1 if given is None else self._n_candidates(given)
-        if given is not None:
-            given = Given(*(part.repeat_interleave(times, dim=0) for part in (given.mask, given.tokens, given.values)))
+        wanted, generator = len(rows), _generator(seed, block, attempt)
+        chains = [_Given.of_rows(chain, cells, bounds, wanted) for chain in self._chains]
+        # Where given cells come first in a chain's order, what follows is drawn to suit anyway.
+        exact = [chain.comes_first for chain in chains]
+        members = [m for m in range(len(self._networks)) if not any(exact) or exact[m % len(chains)]]
+        free = all(chain.cells is None for chain in chains)
+        times = 1 if free or any(exact) else max(1, min(self._options.candidates, _CANDIDATE_CELLS // self._n_slots))
         # Whole blocks are always drawn, so that a shorter last block begins like a full one.
-        whole, spread = BLOCK_ROWS * times, not cells
-        make = Draws.make_even if spread else Draws.make
-        draws = make(whole, len(codec.slots), self._options.latent, generator)
-        pick = torch.rand(whole, generator=generator)
-        luck = -(-torch.rand(whole, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log()
-        limits = {
-            slot: Restriction(limit.tokens, limit.low, limit.high) for slot, limit in slot_limits(codec, bounds).items()
-        }
-        parts, wanted = [], len(rows)
-        pieces = self._groups(block, wanted, whole=attempt == 0) if spread else self._pieces(wanted, times)
-        rows = row_numbers(block, pieces[-1][1])
+        make = Draws.make_even if free else Draws.make
+        draws = make(BLOCK_ROWS * times, self._n_slots, self._options.latent, generator)
+        pick = torch.rand(BLOCK_ROWS * times, generator=generator)
+        luck = -(-torch.rand(BLOCK_ROWS * times, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log()
+        pieces = self._groups(block, wanted, whole=attempt == 0) if free else self._pieces(wanted, times)
+        numbers = row_numbers(block, pieces[-1][1])
+        parts = []
         for first, last in pieces:
             some = slice(first * times, last * times)
-            drawing = _Drawing(
-                rows[first:last], draws.of(some), pick[some], luck[some],
-                None if given is None else given.of(some),
-                {name: column.cells.slice(first, last - first) for name, column in cells.items()},
-            )  # fmt: skip
-            parts.append(self._draw_piece(drawing, limits, seed))
-        return pa.concat_tables(parts).slice(0, wanted)
+            drawing = _Drawing(numbers[first:last], draws.of(some), pick[some], luck[some], times, free)
+            own = {name: _slice(column.cells, first, last) for name, column in cells.items()}
+            parts.append(
+                self._draw_piece(
+                    drawing, members, [chain.of_candidates(slice(first, last), times) for chain in chains], own, seed
+                )
+            )
+        return pa.concat_tables(parts).slice(0, wanted).combine_chunks()
 
     def _groups(self, block: int, rows: int, *, whole: bool) -> list[tuple[int, int]]:
         """Rows from and to of what is drawn side by side, where rows of a group depend on each other.
@@ -395,7 +450,7 @@ class VAESynthesizer(Synthesizer):
         Whole groups are drawn, so that the first rows are the same however many follow. Those of the first block begin
         small, so that few rows are spread evenly, too.
         """
-        most = max(_LEAST_GROUP, min(BLOCK_ROWS, 1 << (_GROUP_CELLS // len(self._fitted.slots)).bit_length() - 1))
+        most = max(_LEAST_GROUP, min(BLOCK_ROWS, 1 << (_GROUP_CELLS // self._n_slots).bit_length() - 1))
         groups, first = [], 0
         while first < max(rows, 1):
             size = most if block or not whole else min(most, max(first, _LEAST_GROUP))
@@ -408,56 +463,53 @@ class VAESynthesizer(Synthesizer):
         if times == 1:
             return [(0, rows)]
         members = len(self._networks)
-        at_once = max(1, _PIECE_CELLS // (times * len(self._fitted.slots) * members)) * members
+        at_once = max(1, _PIECE_CELLS // (times * self._n_slots * members)) * members
         return [(first, min(first + at_once, rows)) for first in range(0, rows, at_once)]
 
-    def _draw_piece(self, piece: _Drawing, limits: Mapping[int, Restriction], seed: int) -> pa.Table:
-        codec, step, times = self._fitted, len(self._priors), piece.times
-        latents = [
-            prior.transform(piece.draws.latent[first::step], piece.pick[first::step])
-            for first, prior in enumerate(self._priors)
-        ]
-        every = pa.array(np.repeat(np.arange(len(piece.rows)), times))
-        cells = {name: column.take(every) for name, column in piece.columns.items()}
-        settling = Settling(codec, self._links, cells, self._ratios)
-        drawn = generate(
-            self._networks, latents, piece.draws, settling,
-            given=piece.given, restrictions=limits, weighed=times > 1, spread=not cells,
-        )  # fmt: skip
-        tokens, values = drawn.tokens, drawn.values
-        if times > 1:
-            best = (drawn.log_weights + piece.luck).view(len(piece.rows), times).argmax(dim=1)
-            kept = torch.arange(len(piece.rows)) * times + best
-            tokens, values = tokens[kept], values[kept]
-            settling.keep(kept.numpy())
-        return settling.decode(tokens, values, rows=piece.rows, seed=seed)
-
-    def _n_candidates(self, given: Given) -> int:
-        """One, where every row's given cells come first in the table's order: what follows is drawn to suit anyway."""
-        first = given.mask.long().cumprod(dim=1)
-        if bool((given.mask.long() == first).all()):
-            return 1
-        return max(1, min(self._options.candidates, _CANDIDATE_CELLS // given.mask.shape[1]))
+    def _draw_piece(
+        self,
+        piece: _Drawing,
+        members: Sequence[int],
+        given: Sequence[_Given],
+        cells: Mapping[str, pa.Array],
+        seed: int,
+    ) -> pa.Table:
+        """Draw candidate i from member i mod M, so that few rows come from all members, too; keep one a row."""
+        n, times, step = len(piece.pick), piece.times, len(members)
+        walks: list[tuple[npt.NDArray[np.int64], Settling, Drawn]] = []
+        log_weights = piece.luck.clone()
+        for place, member in enumerate(members[:n]):
+            own, chain = slice(place, n, step), given[member % len(given)]
+            settling = chain.chain.settling(
+                {name: column.take(pa.array(np.arange(n)[own] // times)) for name, column in cells.items()}
+            )
+            drawn = generate(
+                self._networks[member], self._priors[member].transform(piece.draws.latent[own], piece.pick[own]),
+                piece.draws.of(own), settling, given=None if chain.cells is None else chain.cells.of(own),
+                restrictions=chain.limits, weighed=times > 1, spread=piece.free,
+            )  # fmt: skip
+            log_weights[own] += drawn.log_weights
+            walks.append((np.arange(n)[own], settling, drawn))
+        best = log_weights.view(-1, times).argmax(dim=1).numpy()
+        is_kept = np.zeros(n, dtype=np.bool_)
+        is_kept[np.arange(n // times) * times + best] = True
+        tables, order = [], []
+        for candidates, settling, drawn in walks:
+            kept = np.flatnonzero(is_kept[candidates])
+            settling.keep(kept)
+            rows = candidates[kept] // times
+            table = settling.decode(drawn.tokens[kept], drawn.values[kept], rows=piece.rows[rows], seed=seed)
+            tables.append(table.select(list(self.schema.names)))
+            order.append(rows)
+        return take_rows(pa.concat_tables(tables).combine_chunks(), np.argsort(np.concatenate(order)))
 
     def unlearned(self, given: pa.Table) -> dict[str, int]:
         """Count given cells of values that were never learned; see `Synthesizer.unlearned`."""
         return self._fitted.unlearned(given_cells(given, self.schema, given.num_rows))
 
-    def _given(self, cells: Mapping[str, GivenColumn], rows: int) -> Given | None:
-        """Given cells as slots; None where no slot is given."""
-        codec = self._fitted
-        shape = (rows, len(codec.slots))
-        mask = np.zeros(shape, dtype=np.bool_)
-        tokens, values = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-        for slot, known, token, value in codec.encode_given(cells):
-            mask[:, slot], tokens[:, slot], values[:, slot] = known, token, value
-        if not mask.any():
-            return None
-        return Given(torch.from_numpy(mask), torch.from_numpy(tokens), torch.from_numpy(values))
-
     def latent_space(self, member: int = 0) -> VAELatentSpace:
         """The latent space of one member; see `Synthesizer.latent_space`."""
-        codec, members = self._fitted, len(self._networks)
+        members = len(self._networks)
         if not members:
             raise DataError("the model has no latent space: its table has no column that varies", hint="fit another")
         if not 0 <= member < members:
@@ -466,7 +518,7 @@ class VAESynthesizer(Synthesizer):
                 hint=f"members are counted from 0 to {members - 1}",
             )
         return VAELatentSpace(
-            self.schema, codec, self._links, self._ratios, self._networks[member], self._priors[member], member, members
+            self.schema, self._chain_of(member), self._networks[member], self._priors[member], member, members
         )
 
     # Bundles --------------------------------------------------------------------------------------------------------
@@ -477,8 +529,7 @@ class VAESynthesizer(Synthesizer):
         drawn = dict(zip(codec.schema.names, codec.states(), strict=True))
         states = [drawn[name] for name in schema.names]  # bundles of all methods hold codecs in the table's order
         weights: dict[str, npt.NDArray[Any]] = {}
-        network: dict[str, Any] = {"order": list(codec.schema.names), "links": self._links.to_json()}
-        network["ratios"] = self._ratios.to_json()
+        network: dict[str, Any] = {"chains": [chain.to_json() for chain in self._chains]}
         for member, (net, prior) in enumerate(zip(self._networks, self._priors, strict=True)):
             weights |= {f"network.{member}.{k}": v.numpy() for k, v in net.state_dict().items()}
             weights |= {f"prior.{member}.{k}": v.numpy() for k, v in vars(prior).items()}
@@ -496,11 +547,8 @@ class VAESynthesizer(Synthesizer):
         self = cls(bundle.model, bundle.privacy)
         self._schema, self._record = bundle.schema, dict(bundle.record)
         try:
-            states = dict(zip(bundle.schema.names, bundle.codecs, strict=True))
-            order = bundle.network["order"]
-            self._codec = TableCodec.restore(bundle.schema.reordered(order), [states[name] for name in order])
-            self._links = Links.from_json(bundle.network["links"])
-            self._ratios = Ratios.from_json(bundle.network["ratios"], self._codec)
+            codec = TableCodec.restore(bundle.schema, bundle.codecs)
+            self._chains = tuple(Chain.from_json(stored, codec) for stored in bundle.network["chains"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f"the bundle in {folder} lacks {error}", hint="it is of another version: fit the model again"
@@ -509,7 +557,7 @@ class VAESynthesizer(Synthesizer):
             with loading_weights(folder):
                 size = NetworkSize(**bundle.network["size"])
                 for member in range(int(bundle.network["members"])):
-                    network = _build(self._codec, self._links, self._ratios, size, None)
+                    network = self._chain_of(member).network(size)
                     network.load_state_dict(tensors_under(f"network.{member}.", bundle.weights))
                     self._networks.append(network.eval())
                     self._priors.append(LatentPrior(**tensors_under(f"prior.{member}.", bundle.weights)))
@@ -526,31 +574,11 @@ def _refuse_meaningless(model: ModelSpec) -> None:
             )
 
 
-def _build(
-    codec: TableCodec, links: Links, ratios: Ratios, size: NetworkSize, targets: npt.NDArray[np.int32] | None
-) -> TabularVAE:
-    """Build the network of a table; `targets` (n, slots) start the softmaxes, None where weights are loaded next."""
-    slots = codec.slots
-    extra = [links.extra(index) for index in range(len(slots))]
-    layout = Layout(
-        tuple(slot.n_tokens + more for slot, more in zip(slots, extra, strict=True)),
-        tuple(slot.n_levels for slot in slots),
-        codec.parents,
-        ratios.slots,
-    )
-    priors, places = codec.log_priors(), codec.token_values()
-    for index, more in enumerate(extra):
-        prior, place = priors[index], places[index]
-        if more and prior is not None:
-            counts = np.ones(layout.n_tokens[index]) / 2
-            if targets is not None:
-                counts = counts + np.bincount(targets[:, index], minlength=len(counts))
-            counts[: len(prior)][np.isneginf(prior)] = 0.0
-            with np.errstate(divide="ignore"):
-                priors[index] = np.log(counts / counts.sum()).astype(np.float32)
-        if more and place is not None:
-            places[index] = np.concatenate([place, np.full(more, np.nan, np.float32)])
-    return TabularVAE(layout, size, priors, places, codec.value_ranges(), (ratios.centres(), ratios.spreads()))
+def _slice(cells: pa.Array, first: int, last: int) -> pa.Array:
+    """Cells from and to; null beyond the last one, in rows that are drawn to complete a group."""
+    some = cells.slice(first, last - first)
+    missing = last - first - len(some)
+    return pa.concat_arrays([some, pa.nulls(missing, some.type)]) if missing else some
 
 
 def _generator(seed: int, block: int, attempt: int) -> torch.Generator:

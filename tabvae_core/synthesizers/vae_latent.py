@@ -9,16 +9,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from tabvae_core.codecs.links import Links
-from tabvae_core.codecs.ratios import Ratios
-from tabvae_core.codecs.settling import Settling
-from tabvae_core.codecs.table import TableCodec
 from tabvae_core.latent import Floats, Latents
 from tabvae_core.models.drawing import Draws, generate
 from tabvae_core.models.latent_prior import LatentPrior
 from tabvae_core.models.vae import Cells, TabularVAE
 from tabvae_core.schema import TableSchema
 from tabvae_core.synthesizers.base import BLOCK_ROWS
+from tabvae_core.synthesizers.vae_chain import Chain
 
 __all__ = ["VAELatentSpace"]
 
@@ -28,9 +25,7 @@ class VAELatentSpace:
     """One member with its prior and the codecs around it; a `LatentSpace`."""
 
     schema: TableSchema
-    codec: TableCodec
-    links: Links
-    ratios: Ratios
+    chain: Chain
     network: TabularVAE
     prior: LatentPrior
     member: int
@@ -44,7 +39,7 @@ class VAELatentSpace:
     @torch.no_grad()
     def encode(self, rows: pa.Table | pa.RecordBatch) -> Latents:
         """Posteriors of rows; see `LatentSpace.encode`."""
-        encoded = self.codec.encode(rows)
+        encoded = self.chain.codec.encode(rows)
         parts = []
         for start in range(0, len(encoded.tokens), BLOCK_ROWS):
             some = slice(start, start + BLOCK_ROWS)
@@ -60,13 +55,13 @@ class VAELatentSpace:
         if shared.max(initial=0) >= BLOCK_ROWS:
             raise ValueError(f"rows share randomness by numbers below {BLOCK_ROWS:,}")
         generator = torch.Generator().manual_seed(seed)
-        draws = Draws.make(BLOCK_ROWS, len(self.codec.slots), self.dimensions, generator)
+        draws = Draws.make(BLOCK_ROWS, len(self.chain.codec.slots), self.dimensions, generator)
         parts = []
         for start in range(0, len(z), BLOCK_ROWS):
             some = slice(start, start + BLOCK_ROWS)
             points, own = torch.from_numpy(z[some].astype(np.float32)), draws.of(torch.from_numpy(shared[some]))
-            settling = Settling(self.codec, self.links, ratios=self.ratios)
-            drawn = generate([self.network], [points], own, settling)
+            settling = self.chain.settling()
+            drawn = generate(self.network, points, own, settling)
             rows = shared[some].astype(np.uint64)
             parts.append(settling.decode(drawn.tokens, drawn.values, rows=rows, seed=seed))
         return pa.concat_tables(parts).select(list(self.schema.names))

@@ -81,7 +81,7 @@ def drawn_from(network: TabularVAE, rows: Rows | None = None, seed: int = 0) -> 
     """Draw rows, fitting the margins of training rows on the way where there are any."""
     draws = Draws.make_even(ROWS, SLOTS, 2, torch.Generator().manual_seed(seed))
     fitting = None if rows is None else Calibration(network, rows.targets, rows.low, rows.high, seed)
-    drawn = generate([network], [draws.latent], draws, Settler(), spread=True, fitting=fitting)
+    drawn = generate(network, draws.latent, draws, Settler(), spread=True, fitting=fitting)
     return drawn.tokens, drawn.values
 
 
@@ -148,9 +148,9 @@ def test_what_is_never_drawn_stays_so() -> None:
     targets = np.random.default_rng(0).choice(3, (ROWS, 1), p=[0.3, 0.2, 0.5]).astype(np.int32)
     edges = np.zeros((ROWS, 1), np.float32)
     generate(
-        [network], [draws.latent], draws, Settler(), spread=True, fitting=Calibration(network, targets, edges, edges, 0)
+        network, draws.latent, draws, Settler(), spread=True, fitting=Calibration(network, targets, edges, edges, 0)
     )
-    drawn = generate([network], [draws.latent], draws, Settler(), spread=True)
+    drawn = generate(network, draws.latent, draws, Settler(), spread=True)
     assert set(drawn.tokens[:, 0].tolist()) == {0, 1}
 
 

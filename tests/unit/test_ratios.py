@@ -188,10 +188,10 @@ def test_ratios_survive_learning_saving_and_drawing(model: VAESynthesizer, tmp_p
     real, drawn = bills(seed=1), model.sample(ROWS, seed=1)
     for low, high in ((1.0, 1.01), (MINIMUM * 0.98, MINIMUM * 1.02)):
         assert near(drawn, low, high) == pytest.approx(near(real, low, high), abs=0.06)
-    assert model.record["ratios"] == [ratio.text() for ratio in model._ratios.ratios]
+    assert model.record["ratios"] == [ratio.text() for ratio in model._chains[0].ratios.ratios]
     model.save(tmp_path / "model")
     (card,) = (tmp_path / "model").glob("*.md")
-    assert f"- {model._ratios.ratios[0].text()}" in card.read_text(encoding="utf-8").splitlines()
+    assert f"- {model._chains[0].ratios.ratios[0].text()}" in card.read_text(encoding="utf-8").splitlines()
     assert VAESynthesizer.load(tmp_path / "model").sample(500, seed=2).equals(model.sample(500, seed=2))
 
 
@@ -204,7 +204,7 @@ def test_what_is_given_has_its_ratios(model: VAESynthesizer) -> None:
 
 def test_a_missing_multiple_leaves_the_rest(model: VAESynthesizer) -> None:
     """Where the other number has no log there is no ratio, in training nor in drawing."""
-    codec, ratios = model._fitted, model._ratios
+    codec, ratios = model._fitted, model._chains[0].ratios
     settling = Settling(codec, Links(), ratios=ratios)
     first, slot = codec.slots_of("bill")[0], codec.slots_of("paid")[0]
     encoded = codec.encode(pa.table({"bill": pa.array([0, 900], pa.int64()), "paid": pa.array([5, 900], pa.int64())}))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -209,7 +208,7 @@ def test_step_by_step_equals_the_whole_pass(network: TabularVAE, kind: str, monk
     walks: list[drawing._Walk] = []
     monkeypatch.setattr(drawing, "_Walk", Watched)
     network.__class__ = Spy
-    cells_of([network], [z], draws_of(ROWS), Replayed(cells), given=known(cells, given) if kind != "none" else None)
+    cells_of(network, z, draws_of(ROWS), Replayed(cells), given=known(cells, given) if kind != "none" else None)
     assert set(seen) == {slot for slot in range(SLOTS) if not given[:, slot].all()}
     for slot, (hidden, guess) in seen.items():
         open_ = ~given[:, slot]
@@ -245,7 +244,7 @@ def test_drawn_shares_are_what_is_learned(network: TabularVAE, kind: str) -> Non
 def test_given_rows_need_no_latent_and_others_do(network: TabularVAE) -> None:
     cells, given = some_cells(), masks("each")
     drawn = [
-        cells_of([network], [torch.randn(ROWS, 3)], draws_of(ROWS), Unsettled(), given=known(cells, given))
+        cells_of(network, torch.randn(ROWS, 3), draws_of(ROWS), Unsettled(), given=known(cells, given))
         for _ in range(2)
     ]
     some = given.any(dim=1)
@@ -259,11 +258,11 @@ def test_given_rows_need_no_latent_and_others_do(network: TabularVAE) -> None:
 
 def test_what_is_given_in_one_row_is_nothing_to_another(network: TabularVAE) -> None:
     cells, given, z = some_cells(), masks("each"), torch.randn(ROWS, 3)
-    together = cells_of([network], [z], draws_of(ROWS), Unsettled(), given=known(cells, given))
+    together = cells_of(network, z, draws_of(ROWS), Unsettled(), given=known(cells, given))
     for row in (0, 1, 7, 20):
         part = Given(*(t[row : row + 1] for t in vars(known(cells, given)).values()))
         draws = Draws(*(t[row : row + 1] for t in vars(draws_of(ROWS)).values()))
-        tokens, values = cells_of([network], [z[row : row + 1]], draws, Unsettled(), given=part)
+        tokens, values = cells_of(network, z[row : row + 1], draws, Unsettled(), given=part)
         assert torch.equal(tokens[0], together[0][row])
         assert torch.allclose(values[0], together[1][row], atol=1e-5)
 
@@ -318,7 +317,7 @@ def test_given_cells_cost_nothing(network: TabularVAE) -> None:
 
 
 def test_what_must_never_be_drawn_is_not(network: TabularVAE) -> None:
-    tokens, values = cells_of([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled())
+    tokens, values = cells_of(network, torch.randn(4000, 3), draws_of(4000), Unsettled())
     for slot, n in enumerate(LAYOUT.n_tokens):
         drawn = set(tokens[:, slot].tolist())
         assert drawn <= set(range(n)) - NEVER_DRAWN[slot]
@@ -332,7 +331,7 @@ def test_restrictions_hold_and_shares_stay_conditional(network: TabularVAE) -> N
         3: Restriction(np.array([True, True])),  # of the slot's own tokens: its link is left out
         4: Restriction(np.arange(40) < 3),
     }
-    tokens, values = cells_of([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled(), restrictions=limits)
+    tokens, values = cells_of(network, torch.randn(4000, 3), draws_of(4000), Unsettled(), restrictions=limits)
     assert set(tokens[:, 2].tolist()) == {0}
     assert float(values[:, 2].min()) >= -0.5
     assert float(values[:, 2].max()) <= 0.25
@@ -340,7 +339,7 @@ def test_restrictions_hold_and_shares_stay_conditional(network: TabularVAE) -> N
     assert float(inner.float().mean()) > 0.5, "values are drawn within the range, not clipped to its ends"
     assert set(tokens[:, 3].tolist()) == {0, 1}
     assert set(tokens[:, 4].tolist()) == {0, 1, 2}
-    free = cells_of([network], [torch.randn(4000, 3)], draws_of(4000), Unsettled())[0]
+    free = cells_of(network, torch.randn(4000, 3), draws_of(4000), Unsettled())[0]
     allowed = [(free[:, 4] == token).float().mean() for token in range(3)]
     expected = torch.stack(allowed) / sum(allowed)
     shares = torch.bincount(tokens[:, 4], minlength=3) / 4000
@@ -355,7 +354,7 @@ def test_what_the_settler_forbids_is_not_drawn(network: TabularVAE) -> None:
         def allowed(self, slot: int) -> npt.NDArray[np.bool_] | None:
             return ~forbidden.numpy() if slot == 3 else None
 
-    tokens, _ = cells_of([network], [torch.randn(2000, 3)], draws_of(2000), Strict())
+    tokens, _ = cells_of(network, torch.randn(2000, 3), draws_of(2000), Strict())
     assert set(tokens[:, 3].tolist()) == {0, 1, 2}
     assert not bool(forbidden.gather(1, tokens[:, 3:4]).any())
 
@@ -448,7 +447,7 @@ def test_ratios_are_cut_to_what_a_slot_can_hold() -> None:
         network.ratio_out.weight.zero_()
         network.ratio_out.bias[..., 0] = 20.0
     settler = Near(torch.zeros(rows, 1), torch.full((rows, 1), -1.7), -0.5, 8.0)  # from -1.7 on: 1 is at -0.7
-    drawn = cells_of([network], [torch.zeros(rows, 3)], draws_of(rows), settler)[1][:, 2]
+    drawn = cells_of(network, torch.zeros(rows, 3), draws_of(rows), settler)[1][:, 2]
     assert bool((drawn >= -0.5).all())
     assert len(drawn.unique()) > rows * 0.9, "not heaped at the end"
     tokens = torch.zeros(1, SLOTS, dtype=torch.long)
@@ -476,7 +475,7 @@ def test_bounded_values_are_not_drawn_by_ratios() -> None:
         network.ratio_out.bias[..., 0] = 20.0  # nearly all values
     settler = Near(torch.zeros(500, 1), torch.full((500, 1), 0.5), -4.0, 4.0)
     drawn = [
-        cells_of([network], [torch.zeros(500, 3)], draws_of(500), settler, restrictions=limits)[1][:, 2]
+        cells_of(network, torch.zeros(500, 3), draws_of(500), settler, restrictions=limits)[1][:, 2]
         for limits in ({}, {2: Restriction(low=-0.5, high=0.25)})
     ]
     assert float((drawn[0] - 1.5).abs().median()) < 0.2
@@ -486,8 +485,8 @@ def test_bounded_values_are_not_drawn_by_ratios() -> None:
 
 def test_first_rows_do_not_depend_on_how_many_follow(network: TabularVAE) -> None:
     z, draws = torch.randn(300, 3), draws_of(300)
-    every = cells_of([network], [z], draws, Unsettled())
-    few = cells_of([network], [z[:100]], draws.of(slice(100)), Unsettled())
+    every = cells_of(network, z, draws, Unsettled())
+    few = cells_of(network, z[:100], draws.of(slice(100)), Unsettled())
     assert torch.equal(few[0], every[0][:100])
     assert torch.allclose(few[1], every[1][:100], atol=1e-5)
 
@@ -496,12 +495,12 @@ def test_given_cells_weigh_what_was_proposed(network: TabularVAE) -> None:
     """Of rows with given cells, kept by their weights, the others are as in rows that happen to have these cells."""
     rows, given = 120_000, torch.zeros(1, SLOTS, dtype=torch.bool)
     given[0, 4] = True  # after slots 0 to 3, which must suit it
-    free, values = cells_of([network], [torch.randn(rows, 3)], draws_of(rows), Unsettled())
+    free, values = cells_of(network, torch.randn(rows, 3), draws_of(rows), Unsettled())
     token = int(free[:, 4].mode().values)
     like = free[:, 4] == token
     assert int(like.sum()) > 2_000
     drawn = generate(
-        [network], [torch.randn(rows, 3)], draws_of(rows, seed=1), Unsettled(),
+        network, torch.randn(rows, 3), draws_of(rows, seed=1), Unsettled(),
         given=Given(given.expand(rows, -1), torch.full((rows, SLOTS), token), torch.zeros(rows, SLOTS)),
     )  # fmt: skip
     assert set(drawn.tokens[:, 4].tolist()) == {token}
@@ -526,30 +525,9 @@ def test_links_of_given_cells_say_nothing(network: TabularVAE) -> None:
     cells, only = some_cells(), torch.zeros(ROWS, SLOTS, dtype=torch.bool)
     only[:, 3] = True
     z, draws = torch.randn(ROWS, 3), draws_of(ROWS)
-    some, none = (generate([network], [z], draws, s, given=known(cells, only)) for s in (Unsettled(), Linked()))
+    some, none = (generate(network, z, draws, s, given=known(cells, only)) for s in (Unsettled(), Linked()))
     assert torch.equal(some.tokens, none.tokens)
     assert not torch.equal(some.log_weights, none.log_weights)
-
-
-def test_rows_come_from_the_members_in_turn(network: TabularVAE) -> None:
-    """Also where each member alone draws something else, and whatever the number of rows."""
-    others = [copy.deepcopy(network) for _ in range(3)]
-    for shift, member in enumerate(others):
-        head, place = member.head_of[4]
-        with torch.no_grad():
-            member.token_heads[head].bias[place, shift] += 100.0
-    for rows in (1, 2, 7):
-        draws, z = draws_of(rows), torch.randn(rows, 3)
-        tokens, _ = cells_of(others, [z[m::3] for m in range(3)], draws, Unsettled())
-        assert tokens[:, 4].tolist() == [row % 3 for row in range(rows)]
-
-
-def test_an_ensemble_of_one_network_draws_as_it_does_alone(network: TabularVAE) -> None:
-    draws, z = draws_of(ROWS), torch.randn(ROWS, 3)
-    alone = cells_of([network], [z], draws, Unsettled())
-    twice = cells_of([network, network], [z[::2], z[1::2]], draws, Unsettled())
-    assert torch.equal(alone[0], twice[0])
-    assert torch.allclose(alone[1], twice[1], atol=1e-5)
 
 
 # ---------------------------------------------------------------- densities and rates
