@@ -320,10 +320,13 @@ class VAESynthesizer(Synthesizer):
         generate(network, latent, draws, chain.settling(), spread=True, fitting=fitting)
 
     def _other_chain(self, structure: Structure, n_rows: int) -> Chain | None:
-        """The columns the other way round; None where that order would know less of them, or nothing new."""
-        first = self._chains[0]
+        """The columns the other way round; None where fewer relations could be computed so.
+
+        Edges say themselves in which order their columns are to be drawn: in another, less is known of the rest, too.
+        """
+        (first,) = self._chains
         turned, order = structure.arranged(self.schema.names[::-1])
-        if order == first.codec.schema.names:
+        if structure.edges or order == first.codec.schema.names:
             return None
         other = Chain.fit(first.codec.reordered(order), turned, structure, n_rows)
         return other if len(other.links.links) >= len(first.links.links) else None
