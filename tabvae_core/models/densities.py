@@ -26,7 +26,7 @@ _GOLDEN = 0.6180339887498949
 _LEVELS_APART = 100.0
 """Between the keys of two levels: more than any two places are apart."""
 _ASIDE = 1e6
-"""Key of rows that draw nothing, or not a place."""
+"""Key of rows that are drawn near others: further than any place."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Uniforms:
 
     drawn: Tensor
     spread: bool = False
+
+    def of(self, rows: Tensor | slice) -> Uniforms:
+        """The uniforms of some rows."""
+        return Uniforms(self.drawn[rows], self.spread)
 
     def by(self, key: Callable[[], Tensor]) -> Tensor:
         """The uniforms, (B,); `key` says what rows are sorted by, (B,)."""
@@ -86,14 +90,12 @@ class Mixture:
     Args:
         truncated: In N(0, 1).
         near: In the logs of ratios.
-        levels: Level of each row's value, shape (B,), and their number: rows with another token draw for nothing.
+        levels: Level of each row's value, shape (B,).
 
     """
 
-    def __init__(self, truncated: Truncated, near: Near | None, levels: tuple[Tensor, int]) -> None:
-        self._truncated, self._near = truncated, near
-        tokens, n_levels = levels
-        self._apart = torch.where(tokens < n_levels, _LEVELS_APART * tokens, _ASIDE)
+    def __init__(self, truncated: Truncated, near: Near | None, levels: Tensor) -> None:
+        self._truncated, self._near, self._apart = truncated, near, _LEVELS_APART * levels
 
     def draw(self, components: Uniforms, values: Uniforms) -> tuple[Tensor, Tensor]:
         """Draw places (B,), and tell which of them (B,) were drawn near multiples of others."""

@@ -348,17 +348,18 @@ class _Walk:
         )
         drawn = pick(logits, tokens)
         value = torch.zeros(len(drawn))
-        levels, mixture = self._network.layout.n_levels[slot], None
-        if levels:
-            mixture = self._mixture(slot, hidden, drawn, limit, frames)
+        rows = self._valued(slot, drawn)
+        mixture = None if rows is None else self._mixture(slot, hidden, drawn, rows, limit, frames)
+        if rows is not None and mixture is not None:
+            components, values = (part.of(rows) for part in uniforms)
             if self._fitting is not None:
-                self._fitting.values(slot, drawn, *mixture.draw(*uniforms))
-                mixture = self._mixture(slot, hidden, drawn, limit, frames)
-            value, _ = mixture.draw(*uniforms)
+                self._fitting.values(slot, drawn[rows], *mixture.draw(components, values))
+                mixture = self._mixture(slot, hidden, drawn, rows, limit, frames)
+            value[rows] = mixture.draw(components, values)[0]
         density: Tensor | float = 0.0
         if self._known is not None:
             known = self._known[:, slot]
-            density = _log_density(logits, drawn, mixture, value, levels).masked_fill(known, 0.0)
+            density = _log_density(logits, drawn, value, rows, mixture).masked_fill(known, 0.0)
             drawn = torch.where(known, self._tokens[:, slot], drawn)
             value = torch.where(known, self._values[:, slot], value)
         self._tokens[:, slot], self._values[:, slot] = drawn, value
@@ -367,34 +368,46 @@ class _Walk:
     def score(self, slot: int, frames: Tensor | None) -> Tensor:
         """Log density (B,) of the cells of a slot as they stand, given the cells before them."""
         hidden = self._network.hidden_of(slot, self._sum.context_of(slot))
-        tokens, levels = self._tokens[:, slot], self._network.layout.n_levels[slot]
+        tokens, rows = self._tokens[:, slot], self._valued(slot, self._tokens[:, slot])
         logits = self._network.token_logits(slot, hidden, self._tokens)
-        mixture = self._mixture(slot, hidden, tokens, None, frames) if levels else None
-        score = _log_density(logits, tokens, mixture, self._values[:, slot], levels)
+        mixture = None if rows is None else self._mixture(slot, hidden, tokens, rows, None, frames)
+        score = _log_density(logits, tokens, self._values[:, slot], rows, mixture)
         # What was never learned has no density at all; it conditions nothing, rather than to forbid every candidate.
         return score.clamp(min=_LEAST_SCORE)
+
+    def _valued(self, slot: int, tokens: Tensor) -> Tensor | slice | None:
+        """Rows (n,) whose tokens carry a value; None where none does."""
+        levels = self._network.layout.n_levels[slot]
+        rows = torch.nonzero(tokens < levels)[:, 0] if levels else tokens[:0]
+        if not len(rows):
+            return None
+        return slice(None) if len(rows) == len(tokens) else rows
 
     def _mixture(
         self,
         slot: int,
         hidden: Tensor,
         drawn: Tensor,
+        rows: Tensor | slice,
         limit: Restriction | None,
         frames: Tensor | None,
     ) -> Mixture:
-        network = self._network
+        """Density of the values of n rows, whose tokens carry one."""
+        network, tokens = self._network, drawn[rows]
         low, high = network.ranges[slot].tolist()
         if limit is not None:
             low, high = max(low, limit.low), min(high, limit.high)
-        inner, points = network.inner_of(slot, hidden, drawn), network.bend_of(slot, drawn)
+        inner, points = network.inner_of(slot, hidden[rows], tokens), network.bend_of(slot, tokens)
         bend = None if points is None else Bend(points)
-        truncated = Truncated(*network.mixture_of(slot, inner, self._guesses), (low, max(low, high)), bend)
-        levels = (drawn, network.layout.n_levels[slot])
+        parts = network.mixture_of(slot, inner, self._guesses[rows])
+        truncated = Truncated(*parts, (low, max(low, high)), bend)
         # What is bounded is drawn where bounds can be met exactly.
         bounded = limit is not None and (limit.low > -math.inf or limit.high < math.inf)
         if frames is None or bounded:
-            return Mixture(truncated, None, levels)
-        return Mixture(truncated, Near(network.ratios_of(slot, inner), frames, slot, drawn, self._settler), levels)
+            return Mixture(truncated, None, tokens)
+        return Mixture(
+            truncated, Near(network.ratios_of(slot, inner), frames[rows], slot, tokens, self._settler), tokens
+        )
 
     def take_in(self, slot: int) -> None:
         """Let later slots see the settled cells of a slot."""
@@ -403,9 +416,11 @@ class _Walk:
         self._guesses = self._guesses + guess
 
 
-def _log_density(logits: Tensor, tokens: Tensor, mixture: Mixture | None, values: Tensor, levels: int) -> Tensor:
-    """Log density (B,) of cells of a slot: of their tokens, and of their values where a token carries one."""
+def _log_density(
+    logits: Tensor, tokens: Tensor, values: Tensor, rows: Tensor | slice | None, mixture: Mixture | None
+) -> Tensor:
+    """Log density (B,) of cells of a slot: of their tokens, and of the values of some rows (n,), by their mixture."""
     density = functional.log_softmax(logits, dim=-1).gather(-1, tokens.unsqueeze(-1))[:, 0]
-    if mixture is not None:
-        density = density + mixture.log_density(values).masked_fill(tokens >= levels, 0.0)
+    if rows is not None and mixture is not None:
+        density[rows] = density[rows] + mixture.log_density(values[rows])
     return density

@@ -78,7 +78,7 @@ def as_bend(source: list[float], target: list[float], rows: int) -> Bend:
 
 
 def test_spread_values_are_distributed_as_the_mixtures() -> None:
-    rows = torch.zeros(ROWS, dtype=torch.long), 1
+    levels = torch.zeros(ROWS, dtype=torch.long)
     grid = torch.linspace(-3, 3, 25)
     dense = mixture(ROWS)
     steps = torch.linspace(-3, 3, 1_201)
@@ -88,7 +88,7 @@ def test_spread_values_are_distributed_as_the_mixtures() -> None:
 
     def off(spread: bool, seed: int) -> float:
         components, values = (Uniforms(uniforms(seed=seed + k), spread) for k in (0, 1_000))
-        drawn, others = Mixture(mixture(ROWS), None, rows).draw(components, values)
+        drawn, others = Mixture(mixture(ROWS), None, levels).draw(components, values)
         assert not bool(others.any())
         return float(((drawn[None] <= grid[1:, None]).float().mean(dim=1) - below).abs().max())
 

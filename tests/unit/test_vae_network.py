@@ -381,7 +381,7 @@ def test_values_are_drawn_from_the_density_that_is_learned(network: TabularVAE) 
         (torch.zeros(rows, SLOTS, dtype=torch.long), torch.zeros(rows, SLOTS)), None, Unsettled(),
     )  # fmt: skip
     walk._guesses = guess.expand(rows, -1)
-    mixture = walk._mixture(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), None, None)
+    mixture = walk._mixture(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), slice(None), None, None)
     drawn, _ = mixture.draw(Uniforms(walk._draws.components[:, slot]), Uniforms(walk._draws.values[:, slot]))
     shares = (drawn[None] <= grid[::40, None]).float().mean(dim=1)
     assert torch.allclose(shares, learned[::40], atol=0.015)
@@ -424,7 +424,7 @@ def test_values_with_ratios_are_drawn_from_the_density_that_is_learned(second: f
     )
     walk._guesses = guess.expand(rows, -1)
     with torch.no_grad():
-        mixture = walk._mixture(slot, hidden.expand(rows, -1), tokens[:, 0], None, settler.all)
+        mixture = walk._mixture(slot, hidden.expand(rows, -1), tokens[:, 0], slice(None), None, settler.all)
         drawn, _ = mixture.draw(Uniforms(walk._draws.components[:, slot]), Uniforms(walk._draws.values[:, slot]))
         places = grid[500:6_000:500]
         scored = [mixture.log_density(place.expand(rows))[0] for place in places]
