@@ -447,9 +447,11 @@ def test_ratios_are_cut_to_what_a_slot_can_hold() -> None:
         network.ratio_out.weight.zero_()
         network.ratio_out.bias[..., 0] = 20.0
     settler = Near(torch.zeros(rows, 1), torch.full((rows, 1), -1.7), -0.5, 8.0)  # from -1.7 on: 1 is at -0.7
-    drawn = cells_of(network, torch.zeros(rows, 3), draws_of(rows), settler)[1][:, 2]
+    tokens, values = cells_of(network, torch.zeros(rows, 3), draws_of(rows), settler)
+    drawn = values[tokens[:, 2] == 0, 2]
+    assert len(drawn) > 1_000
     assert bool((drawn >= -0.5).all())
-    assert len(drawn.unique()) > rows * 0.9, "not heaped at the end"
+    assert len(drawn.unique()) > len(drawn) * 0.9, "not heaped at the end"
     tokens = torch.zeros(1, SLOTS, dtype=torch.long)
     place = torch.full((1, SLOTS), -0.4)
     frame = settler.all[:1, :, :].float()
@@ -473,14 +475,15 @@ def test_bounded_values_are_not_drawn_by_ratios() -> None:
     network = TabularVAE(layout, SIZE, [None] * SLOTS, [None] * SLOTS, ranges, begins).eval()
     with torch.no_grad():
         network.ratio_out.bias[..., 0] = 20.0  # nearly all values
-    settler = Near(torch.zeros(500, 1), torch.full((500, 1), 0.5), -4.0, 4.0)
-    drawn = [
-        cells_of(network, torch.zeros(500, 3), draws_of(500), settler, restrictions=limits)[1][:, 2]
-        for limits in ({}, {2: Restriction(low=-0.5, high=0.25)})
-    ]
+    settler = Near(torch.zeros(2_000, 1), torch.full((2_000, 1), 0.5), -4.0, 4.0)
+    drawn = []
+    for limits in ({}, {2: Restriction(low=-0.5, high=0.25)}):
+        tokens, values = cells_of(network, torch.zeros(2_000, 3), draws_of(2_000), settler, restrictions=limits)
+        drawn.append(values[tokens[:, 2] == 0, 2])
+    assert min(len(part) for part in drawn) > 300
     assert float((drawn[0] - 1.5).abs().median()) < 0.2
     assert bool(((drawn[1] >= -0.5) & (drawn[1] <= 0.25)).all())
-    assert len(drawn[1].unique()) > 300, "not heaped at a bound"
+    assert len(drawn[1].unique()) > 0.9 * len(drawn[1]), "not heaped at a bound"
 
 
 def test_first_rows_do_not_depend_on_how_many_follow(network: TabularVAE) -> None:
