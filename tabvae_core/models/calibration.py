@@ -31,7 +31,7 @@ _MOST = 1.0
 """Most that is added to a logit: more would be a sign of slots before it, not of its own."""
 _CELLS = 4_000_000
 """Probabilities of tokens that are kept at once: of large vocabularies fewer rows are looked at."""
-_LEAST_ROWS = 500
+_LEAST_ROWS = 100
 """Training rows below which a level is left as it was learned."""
 _ROWS_A_POINT, _FURTHEST = 30, 2.6
 """Rows for each point of a bend, those beyond the outermost included, and how far out that may be in N(0, 1)."""

@@ -130,7 +130,7 @@ def test_what_is_near_others_stays_there(network: TabularVAE) -> None:
 def test_members_of_groups_and_rare_levels_are_left_as_they_were_learned(network: TabularVAE) -> None:
     rows = Rows()
     rows.targets[:, 1] = 0
-    rows.targets[:400, 1] = 1
+    rows.targets[:90, 1] = 1
     drawn_from(network, rows)
     assert not bool(network.shift[int(network.offsets[3]) : int(network.offsets[3]) + 5].any())
     points = network.bends[network._valued_place[1]]
