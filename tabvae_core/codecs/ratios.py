@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Self
 
 import numpy as np
@@ -227,7 +228,7 @@ def share_tied(rows: pa.Table, target: str, others: Iterable[str]) -> float:
     Args:
         rows: Some training rows.
         target: The column.
-        others: The others; those that are no numbers count for nothing.
+        others: The others, of which the first numbers are looked at; what is no number counts for nothing.
 
     """
 
@@ -237,9 +238,8 @@ def share_tied(rows: pa.Table, target: str, others: Iterable[str]) -> float:
 
     own, shares = logs(target), [0.0]
     if own is not None:
-        shares += [
-            _peaks(own, other, ~np.isnan(own)).rows / rows.num_rows for other in map(logs, others) if other is not None
-        ]
+        numbers = (other for other in map(logs, others) if other is not None)
+        shares += [_peaks(own, other, ~np.isnan(own)).rows / rows.num_rows for other in islice(numbers, _MOST_MEASURES)]
     return max(shares)
 
 

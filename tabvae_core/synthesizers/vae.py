@@ -6,6 +6,7 @@ See `models/vae.py` for the network and `docs/decisions/` for what was measured 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,9 +59,10 @@ _CANDIDATE_CELLS = 1_200
 """Cells of all candidates of a row: memory of a block does not grow with the columns beyond."""
 _PIECE_CELLS = 200_000
 """Cells of all candidates that are drawn at once: each is kept as W numbers, twice."""
-_GROUP_CELLS, _LEAST_GROUP = 80_000, 128
-"""Cells of the rows that are drawn side by side: wide tables have small groups, since a few rows cost a whole one."""
-_CALIBRATION_CELLS, _CALIBRATION_ROWS = 400_000, (2_048, 16_384)
+_GROUP_CELLS, _LEAST_GROUP, _FIRST_GROUP = 80_000, 1_024, 128
+"""Cells of the rows that are drawn side by side: wide tables have small groups, since a few rows cost a whole one. But
+not below so many rows, at which a slot takes as long as for fewer, except for the first ones of a sample."""
+_CALIBRATION_CELLS, _CALIBRATION_ROWS = 400_000, (2_048, 8_192)
 """Cells that margins are fitted with, and the fewest and most rows."""
 _STRIDE = 7_919
 """Between the seeds of members: seeds of models that users count up share none."""
@@ -302,12 +304,11 @@ class VAESynthesizer(Synthesizer):
             for rows, network in zip(data, networks, strict=True)
         ]
         self._networks = [network.cpu() for network in networks]
-        for member in range(n_members):
-            self._calibrate(member, encodings[member % n_chains])
-            progress(ProgressEvent("calibrate", member + 1, n_members, "networks", "margins of the training rows"))
+        fits = [functools.partial(self._calibrate, member, encodings[member % n_chains]) for member in range(n_members)]
+        run_members(fits, min(n_members, torch.get_num_threads()), progress)
         return records, [rows.rate for rows in data]
 
-    def _calibrate(self, member: int, encoded: EncodedRows) -> None:
+    def _calibrate(self, member: int, encoded: EncodedRows, progress: Progress) -> None:
         """Draw from a member, and fit its margins to the training rows on the way."""
         chain, network, prior = self._chain_of(member), self._networks[member], self._priors[member]
         slots = len(chain.codec.slots)
@@ -318,6 +319,7 @@ class VAESynthesizer(Synthesizer):
         latent = prior.transform(draws.latent, torch.rand(rows, generator=generator))
         fitting = Calibration(network, encoded.targets, encoded.low, encoded.high, seed)
         generate(network, latent, draws, chain.settling(), spread=True, fitting=fitting)
+        progress(ProgressEvent("calibrate", 1, 1, "networks", "margins are those of the training rows"))
 
     def _other_chain(self, structure: Structure, n_rows: int) -> Chain | None:
         """The columns the other way round; None where fewer relations could be computed so.
@@ -456,7 +458,7 @@ class VAESynthesizer(Synthesizer):
         most = max(_LEAST_GROUP, min(BLOCK_ROWS, 1 << (_GROUP_CELLS // self._n_slots).bit_length() - 1))
         groups, first = [], 0
         while first < max(rows, 1):
-            size = most if block or not whole else min(most, max(first, _LEAST_GROUP))
+            size = most if block or not whole else min(most, max(first, _FIRST_GROUP))
             groups.append((first, first + size if whole else min(first + size, rows)))
             first += size
         return groups

@@ -235,6 +235,7 @@ def test_what_is_close_to_multiples_is_drawn_and_not_computed() -> None:
     names, tied = table.column_names, partial(share_tied, table)
     assert tied("paid", ["instalment"]) > 0.5 > tied("interest", ["instalment"])
     assert tied("paid", []) == 0.0
+    assert tied("paid", [*["interest"] * 40, "instalment"]) < 0.5, "of many numbers the first ones are looked at"
     for counted, target in ((tied, "principal"), (lambda *_: 0.0, "paid")):
         turned, order = arrange(relations, table, names, counted)
         assert [relation.target for relation in turned if relation.kind in ADDITIVE] == [target]

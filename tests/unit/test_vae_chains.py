@@ -102,6 +102,25 @@ def test_an_order_that_knows_fewer_relations_is_not_learned() -> None:
     assert len(made._networks) == 2
 
 
+@pytest.mark.parametrize(("slots", "most"), [(6, 4096), (30, 2048), (900, 1024)])
+def test_groups_are_parts_of_a_block(
+    model: VAESynthesizer, monkeypatch: pytest.MonkeyPatch, slots: int, most: int
+) -> None:
+    """Whole ones, the same however many rows are drawn, and small only where a sample begins."""
+    monkeypatch.setattr(VAESynthesizer, "_n_slots", slots)
+    for block, least in ((0, 128), (3, most)):
+        every = model._groups(block, 4096, whole=True)
+        assert [first for first, _ in every] == [0, *(last for _, last in every[:-1])]
+        assert every[-1][1] == 4096
+        sizes = [last - first for first, last in every]
+        assert (min(sizes), max(sizes)) == (least, most if block else min(most, 2048))
+        for rows in (1, 128, 129, 1_000, 4_095):
+            some = model._groups(block, rows, whole=True)
+            assert some == every[: len(some)]
+            assert some[-1][0] < rows <= some[-1][1]
+    assert model._groups(0, 300, whole=False)[-1][1] == 300, "rows that are drawn again need no whole group"
+
+
 def test_shares_are_those_of_the_training_rows() -> None:
     """Of a few rows, and however little was learned: margins are fitted, and rows drawn side by side."""
     rng = np.random.default_rng(0)
