@@ -62,7 +62,7 @@ _PIECE_CELLS = 200_000
 _GROUP_CELLS, _LEAST_GROUP, _FIRST_GROUP = 80_000, 1_024, 128
 """Cells of the rows that are drawn side by side: wide tables have small groups, since a few rows cost a whole one. But
 not below so many rows, at which a slot takes as long as for fewer, except for the first ones of a sample."""
-_CALIBRATION_CELLS, _CALIBRATION_ROWS = 400_000, (2_048, 8_192)
+_CALIBRATION_CELLS, _CALIBRATION_ROWS = 400_000, (2_048, 16_384)
 """Cells that margins are fitted with, and the fewest and most rows."""
 _STRIDE = 7_919
 """Between the seeds of members: seeds of models that users count up share none."""
