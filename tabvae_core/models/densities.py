@@ -57,17 +57,17 @@ class Uniforms:
         return uniforms
 
 
-def pick(logits: Tensor, uniforms: Uniforms, keys: Tensor | None = None) -> Tensor:
+def pick(logits: Tensor, uniforms: Uniforms, key: Callable[[], Tensor] | None = None) -> Tensor:
     """Draw from softmax(logits) (B, n) by inverting its distribution function.
 
     Args:
         logits: Shape (B, n).
         uniforms: One a row.
-        keys: What rows are sorted by, shape (B,); None: by the mean of what they draw.
+        key: What rows are sorted by, (B,); None: the mean of what they draw.
 
     """
     cumulative = functional.softmax(logits, dim=-1).cumsum(dim=-1)
-    uniform = uniforms.by(lambda: -cumulative.sum(dim=-1) if keys is None else keys)
+    uniform = uniforms.by(key or (lambda: -cumulative.sum(dim=-1)))
     drawn = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(dim=-1)
     return drawn.clamp(max=logits.shape[-1] - 1)
 
@@ -102,8 +102,7 @@ class Mixture:
         mass, near = self._truncated.mass, self._near
         logits = mass if near is None else torch.cat([mass, near.mass], dim=-1)
         n = mass.shape[-1]
-        by_place = self._truncated.middle() + self._apart if components.spread else None
-        chosen = pick(logits, components, by_place)
+        chosen = pick(logits, components, lambda: self._truncated.middle() + self._apart)
         of_others = chosen >= n
         own = chosen.clamp(max=n - 1)
         uniform = values.by(

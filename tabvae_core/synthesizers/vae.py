@@ -201,7 +201,7 @@ class VAESynthesizer(Synthesizer):
         structure = Structure(some, tuple(relations), find_edges(some, schema, relations))
         turned, order = structure.arranged(schema.names)
         codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
-        first = Chain.fit(codec, turned, structure, chosen.num_rows)
+        first = Chain.fit(codec, structure.links(turned, codec), structure, chosen.num_rows)
         self._schema, self._chains = schema, (first,)
         encoded = encode_rows(chosen, codec, first.links, first.ratios, progress)
         budget = self._budget(len(encoded))
@@ -326,12 +326,15 @@ class VAESynthesizer(Synthesizer):
 
         Edges say themselves in which order their columns are to be drawn: in another, less is known of the rest, too.
         """
+        if structure.edges:
+            return None
         (first,) = self._chains
         turned, order = structure.arranged(self.schema.names[::-1])
-        if structure.edges or order == first.codec.schema.names:
+        if order == first.codec.schema.names:
             return None
-        other = Chain.fit(first.codec.reordered(order), turned, structure, n_rows)
-        return other if len(other.links.links) >= len(first.links.links) else None
+        codec = first.codec.reordered(order)
+        links = structure.links(turned, codec)
+        return None if len(links.links) < len(first.links.links) else Chain.fit(codec, links, structure, n_rows)
 
     def _chain_of(self, member: int) -> Chain:
         return self._chains[member % len(self._chains)]
@@ -404,26 +407,25 @@ class VAESynthesizer(Synthesizer):
     ) -> pa.Table:
         """Draw one block of rows; see `Synthesizer.sample_block`."""
         codec = self._fitted
-        rows = row_numbers(block, n_rows)
         cells = given_cells(given or {}, codec.schema, n_rows)
         if not self._networks:
-            empty = np.zeros((n_rows, 0))
+            empty, rows = np.zeros((n_rows, 0)), row_numbers(block, n_rows)
             table = codec.decode(empty.astype(np.int32), empty.astype(np.float32), rows=rows, seed=seed)
         else:
-            table = self._draw(block, rows, seed, attempt, cells, bounds or {})
+            table = self._draw(block, n_rows, seed, attempt, cells, bounds or {})
         return with_given(table.select(list(self.schema.names)), cells)
 
     def _draw(
         self,
         block: int,
-        rows: npt.NDArray[np.uint64],
+        wanted: int,
         seed: int,
         attempt: int,
         cells: Mapping[str, GivenColumn],
         bounds: Mapping[str, Any],
     ) -> pa.Table:
         """Draw the rows of a block; where cells are given, a few candidates for each row, of which one is kept."""
-        wanted, generator = len(rows), _generator(seed, block, attempt)
+        generator = _generator(seed, block, attempt)
         chains = [_Given.of_rows(chain, cells, bounds, wanted) for chain in self._chains]
         # Where given cells come first in a chain's order, what follows is drawn to suit anyway.
         exact = [chain.comes_first for chain in chains]
@@ -484,9 +486,10 @@ class VAESynthesizer(Synthesizer):
         walks: list[tuple[npt.NDArray[np.int64], Settling, Drawn]] = []
         log_weights = piece.luck.clone()
         for place, member in enumerate(members[:n]):
-            own, chain = slice(place, n, step), given[member % len(given)]
+            own, candidates = slice(place, n, step), np.arange(place, n, step)
+            chain = given[member % len(given)]
             settling = chain.chain.settling(
-                {name: column.take(pa.array(np.arange(n)[own] // times)) for name, column in cells.items()}
+                {name: column.take(pa.array(candidates // times)) for name, column in cells.items()}
             )
             drawn = generate(
                 self._networks[member], self._priors[member].transform(piece.draws.latent[own], piece.pick[own]),
@@ -494,7 +497,7 @@ class VAESynthesizer(Synthesizer):
                 restrictions=chain.limits, weighed=times > 1, spread=piece.free,
             )  # fmt: skip
             log_weights[own] += drawn.log_weights
-            walks.append((np.arange(n)[own], settling, drawn))
+            walks.append((candidates, settling, drawn))
         best = log_weights.view(-1, times).argmax(dim=1).numpy()
         is_kept = np.zeros(n, dtype=np.bool_)
         is_kept[np.arange(n // times) * times + best] = True

@@ -52,6 +52,10 @@ class Structure:
             self.edges, *arrange(self.relations, self.rows, names, functools.partial(share_tied, self.rows))
         )
 
+    def links(self, turned: Sequence[Relation], codec: TableCodec) -> Links:
+        """Those of the relations, as `arranged` turned them, that can be computed in the order of the codecs."""
+        return Links.fit(turned, codec, self.rows)
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -69,17 +73,16 @@ class Chain:
     ratios: Ratios
 
     @classmethod
-    def fit(cls, codec: TableCodec, turned: Sequence[Relation], structure: Structure, n_rows: int) -> Self:
-        """Find links and ratios of codecs in their order.
+    def fit(cls, codec: TableCodec, links: Links, structure: Structure, n_rows: int) -> Self:
+        """Find the ratios of codecs in their order.
 
         Args:
             codec: Fitted codecs.
-            turned: Relations, as `Structure.arranged` turned them.
+            links: Their links, see `Structure.links`.
             structure: What was found between the columns.
             n_rows: Training rows.
 
         """
-        links = Links.fit(turned, codec, structure.rows)
         return cls(codec, links, Ratios.fit(codec, links, structure.rows, structure.edges, n_rows=n_rows))
 
     def settling(self, cells: Mapping[str, pa.Array] | None = None) -> Settling:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
+from settlers import Unsettled
 from tabvae_core.models.calibration import Calibration
 from tabvae_core.models.drawing import Draws, generate
 from tabvae_core.models.vae import Layout, NetworkSize, TabularVAE
@@ -15,17 +15,8 @@ LAYOUT = Layout(n_tokens=(4, 3, 6, 5, 1), n_levels=(0, 2, 0, 0, 1), parents=(-1,
 SLOTS, ROWS = LAYOUT.n_slots, 8_192
 
 
-class Settler:
-    """Leaves everything as it was drawn; a third of the rows may lie near 1 in slot 4, whose places are real values."""
-
-    def allowed(self, slot: int) -> npt.NDArray[np.bool_] | None:
-        return None
-
-    def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return tokens, values
-
-    def is_linked(self, slot: int) -> bool:
-        return False
+class NearOne(Unsettled):
+    """A third of the rows may lie near 1 in slot 4, whose places are real values."""
 
     def frames(self, slot: int) -> Tensor | None:
         if slot != 4:
@@ -33,9 +24,6 @@ class Settler:
         frame = torch.tensor([[0.0, 0.0, -9.0, 3.0]], dtype=torch.float64).repeat(ROWS, 1)
         frame[torch.arange(ROWS) % 3 > 0, 0] = torch.nan
         return frame[:, None]
-
-    def log_cells(self, slot: int, tokens: Tensor, values: Tensor, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        raise AssertionError("nothing is scored")
 
     def places_of(self, slot: int, tokens: Tensor, real: Tensor) -> Tensor:
         return real.float()
@@ -81,7 +69,7 @@ def drawn_from(network: TabularVAE, rows: Rows | None = None, seed: int = 0) -> 
     """Draw rows, fitting the margins of training rows on the way where there are any."""
     draws = Draws.make_even(ROWS, SLOTS, 2, torch.Generator().manual_seed(seed))
     fitting = None if rows is None else Calibration(network, rows.targets, rows.low, rows.high, seed)
-    drawn = generate(network, draws.latent, draws, Settler(), spread=True, fitting=fitting)
+    drawn = generate(network, draws.latent, draws, NearOne(), spread=True, fitting=fitting)
     return drawn.tokens, drawn.values
 
 
@@ -148,9 +136,9 @@ def test_what_is_never_drawn_stays_so() -> None:
     targets = np.random.default_rng(0).choice(3, (ROWS, 1), p=[0.3, 0.2, 0.5]).astype(np.int32)
     edges = np.zeros((ROWS, 1), np.float32)
     generate(
-        network, draws.latent, draws, Settler(), spread=True, fitting=Calibration(network, targets, edges, edges, 0)
+        network, draws.latent, draws, NearOne(), spread=True, fitting=Calibration(network, targets, edges, edges, 0)
     )
-    drawn = generate(network, draws.latent, draws, Settler(), spread=True)
+    drawn = generate(network, draws.latent, draws, NearOne(), spread=True)
     assert set(drawn.tokens[:, 0].tolist()) == {0, 1}
 
 

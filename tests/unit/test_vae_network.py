@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from settlers import Unsettled
 from tabvae_core.models import drawing
 from tabvae_core.models.aggregate import total_correlation
 from tabvae_core.models.densities import Uniforms
@@ -28,28 +29,6 @@ SLOTS, ROWS = LAYOUT.n_slots, 64
 OWN_TOKENS = {3: 2}
 """Tokens that cells have, where a slot has more: links, which stand only as targets."""
 NEVER_DRAWN = {slot: {0: {2}, 5: {9}, 7: {19}}.get(slot, set()) for slot in range(SLOTS)}
-
-
-class Unsettled:
-    """Leaves everything as it was drawn."""
-
-    def allowed(self, slot: int) -> npt.NDArray[np.bool_] | None:
-        return None
-
-    def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return tokens, values
-
-    def is_linked(self, slot: int) -> bool:
-        return False
-
-    def frames(self, slot: int) -> Tensor | None:
-        return None
-
-    def log_cells(self, slot: int, tokens: Tensor, values: Tensor, origins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        raise AssertionError("no slot has ratios")
-
-    def places_of(self, slot: int, tokens: Tensor, real: Tensor) -> Tensor:
-        raise AssertionError("no slot has ratios")
 
 
 class Near(Unsettled):
