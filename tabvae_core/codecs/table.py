@@ -117,6 +117,10 @@ class TableCodec:
         first = sum(len(codec.slots) for codec in self.codecs[:index])
         return range(first, first + len(self.codecs[index].slots))
 
+    def slots_like(self, other: TableCodec) -> list[int]:
+        """Global indices of the slots in the order in which another codec of the same columns has them."""
+        return [slot for name in other.schema.names for slot in self.slots_of(name)]
+
     def reordered(self, order: Sequence[str]) -> Self:
         """The same codecs, their columns in another order."""
         return type(self)(self.schema.reordered(tuple(order)), tuple(self.codec_of(name) for name in order))

@@ -68,8 +68,8 @@ def pick(logits: Tensor, uniforms: Uniforms, key: Callable[[], Tensor] | None = 
     """
     cumulative = functional.softmax(logits, dim=-1).cumsum(dim=-1)
     uniform = uniforms.by(key or (lambda: -cumulative.sum(dim=-1)))
-    drawn = (cumulative < uniform.unsqueeze(-1) * cumulative[:, -1:]).sum(dim=-1)
-    return drawn.clamp(max=logits.shape[-1] - 1)
+    drawn = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[:, -1:])[:, 0]
+    return drawn.clamp_(max=logits.shape[-1] - 1)
 
 
 class Logs(Protocol):

@@ -233,7 +233,7 @@ class _RunningSum:
 
 
 class _WeighedSum:
-    """What each slot sees by its own weights, so all cells are kept.
+    """What each slot sees by its own weights, so all cells are kept, what rows start with before them.
 
     The cells so far are summed for a few slots ahead, as one product that reads them once; those that come meanwhile
     are added one by one.
@@ -246,37 +246,48 @@ class _WeighedSum:
     """
 
     def __init__(self, start: Tensor, weights: Tensor, *, given: bool) -> None:
-        self._start, self._weights = start, weights
-        shape = (len(weights), *start.shape)
+        slots = len(weights)
+        weights = functional.pad(weights, (1, 0), value=1.0)
+        shape = (slots + 1, *start.shape)
         self._cells = torch.zeros(shape) if given else torch.empty(shape)
-        self._there = torch.zeros(len(weights), len(start)) if given else None
-        self._end = self._first = 0
+        self._cells[0] = start
+        self._there = None
+        if given:
+            self._there, self._squares = torch.zeros(slots + 1, len(start)), weights.square()
+            self._there[0] = 1.0
+        else:
+            # Every slot sees the cells before it, so the unit of their sum is known.
+            weights = weights.tril()
+            weights = weights * weights.square().sum(dim=1, keepdim=True).rsqrt()
+        self._weights = weights
+        self._end, self._first = 1, 0
         self._ahead = torch.zeros(0, *start.shape)
         self._meanwhile: list[tuple[int, Tensor]] = []
 
     def add(self, slot: int, cells: Tensor, new: Tensor | None) -> None:
         """Take in embedded cells (B, W), where `new` (B, 1) is one and not zero; None: in all rows."""
+        at = slot + 1
         if self._there is None or new is None:
-            self._cells[slot] = cells
+            self._cells[at] = cells
         else:
             cells = cells * new
-            self._cells[slot] += cells
-            self._there[slot] += new[:, 0]
-        self._end = max(self._end, slot + 1)
-        self._meanwhile.append((slot, cells))
+            self._cells[at] += cells
+            self._there[at] += new[:, 0]
+        self._end = max(self._end, at + 1)
+        self._meanwhile.append((at, cells))
 
     def context_of(self, slot: int) -> Tensor:
-        """What a slot sees, (B, W); slots are asked for in their order."""
-        weights = self._weights[slot]
+        """What a slot sees, (B, W); slots are asked for once, in their order."""
         if slot >= self._first + len(self._ahead):
             ahead = self._weights[slot : slot + _SLOTS_AHEAD, : self._end] @ self._cells[: self._end].flatten(1)
-            self._ahead, self._first, self._meanwhile = ahead.view(-1, *self._start.shape), slot, []
-        total = self._start + self._ahead[slot - self._first]
+            self._ahead, self._first, self._meanwhile = ahead.view(-1, *self._cells.shape[1:]), slot, []
+        weights = self._weights[slot].tolist() if self._meanwhile else []
+        total = self._ahead[slot - self._first]
         for other, cells in self._meanwhile:
-            total.add_(cells, alpha=float(weights[other]))
+            total.add_(cells, alpha=weights[other])
         if self._there is None:
-            return total.mul_((1 + weights[: self._end].square().sum()).rsqrt())
-        seen: Tensor = 1 + weights.square() @ self._there
+            return total
+        seen: Tensor = self._squares[slot] @ self._there
         return total.mul_(seen.rsqrt().unsqueeze(-1))
 
 

@@ -556,16 +556,16 @@ class TabularVAE(nn.Module):
         if place >= 0:
             at = slice(slot, slot + 1)
             features = self._features(tokens[:, at], values[:, at], torch.tensor([slot]))[:, 0]
-            embedded = embedded + features @ self.value_weight[place]
+            embedded = torch.addmm(embedded, features, self.value_weight[place])
         if slot in self._tables:
             embedded = embedded + self._member(slot, tokens)
         return embedded, self.additive.step(flat, features, place)
 
     def hidden_of(self, slot: int, context: Tensor) -> Tensor:
         """Hidden state (B, H) of one slot, from what it sees (B, W)."""
-        hidden = functional.relu(self.enter.of(slot, context))
+        hidden = self.enter.of(slot, context).relu_()
         for layer in self.layers:
-            hidden = hidden + functional.relu(layer.of(slot, hidden))
+            hidden = layer.of(slot, hidden).relu_().add_(hidden)
         return hidden
 
     def token_logits(self, slot: int, hidden: Tensor, tokens: Tensor) -> Tensor:
@@ -586,7 +586,7 @@ class TabularVAE(nn.Module):
         """What the densities of a slot's value follow from, (B, H): its hidden state (B, H) and its token (B,)."""
         at = self._valued_place[slot]
         inner = hidden + self.level[at][drawn.clamp(max=self.layout.n_levels[slot] - 1)]
-        return functional.relu(self.value_in.of(at, inner))
+        return self.value_in.of(at, inner).relu_()
 
     def mixture_of(self, slot: int, inner: Tensor, guesses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Density of a slot's value beside its token.

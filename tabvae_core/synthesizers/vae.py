@@ -33,6 +33,7 @@ from tabvae_core.given import GivenColumn, given_cells, with_given
 from tabvae_core.models.calibration import Calibration
 from tabvae_core.models.drawing import Drawn, Draws, Given, Restriction, generate
 from tabvae_core.models.latent_prior import LatentPrior
+from tabvae_core.models.pairs import Balance, PairShares
 from tabvae_core.models.vae import NetworkSize, TabularVAE
 from tabvae_core.parallel import run_members
 from tabvae_core.progress import Progress, ProgressEvent, silent
@@ -64,6 +65,8 @@ _GROUP_CELLS, _LEAST_GROUP, _FIRST_GROUP = 80_000, 1_024, 128
 not below so many rows, at which a slot takes as long as for fewer, except for the first ones of a sample."""
 _CALIBRATION_CELLS, _CALIBRATION_ROWS = 400_000, (2_048, 16_384)
 """Cells that margins are fitted with, and the fewest and most rows."""
+_PAIR_ROWS, _LEAST_PAIR_ROWS = 50_000, 10
+"""Rows that pairs of cells are counted in at most, and the fewest that a counted cell has."""
 _STRIDE = 7_919
 """Between the seeds of members: seeds of models that users count up share none."""
 
@@ -86,6 +89,8 @@ class _Options:
         tc: Price of a nat of total correlation between latent dimensions, for dimensions with meanings of their own.
         candidates: Rows drawn for each row with given cells, of which one is kept.
         given_rows: Share of the training rows of which a random subset of the columns is given, for `given`.
+        surplus: Rows drawn beyond those wanted, as a share of them: those whose pairs of cells are too many are left
+            out, so that all pairs of columns are as in the training rows. 0 draws faster.
 
     """
 
@@ -102,6 +107,7 @@ class _Options:
     tc: float = option(0.0, least=0)
     candidates: int = 16
     given_rows: float = 0.25
+    surplus: float = option(0.5, least=0)
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,13 @@ class _Drawing:
     """Rows of a block that are drawn at once.
 
     Args:
-        rows: Numbers of n rows.
-        draws: Randomness of all B candidates, the same number for each row.
+        rows: Numbers of the n rows that are kept.
+        draws: Randomness of all B candidates.
         pick: Picks the parts of the priors, shape (B,).
         luck: Gumbel noise of the choice among the candidates of a row, shape (B,).
-        times: Candidates of each row, B / n.
+        times: Candidates of each row, of which one is kept.
         free: Whether nothing is given, so that rows are drawn side by side.
+        balance: Chooses those kept of a surplus of rows; None: there is none.
 
     """
 
@@ -124,6 +131,7 @@ class _Drawing:
     luck: torch.Tensor
     times: int
     free: bool
+    balance: Balance | None = None
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,7 @@ class VAESynthesizer(Synthesizer):
         self._chains: tuple[Chain, ...] = ()  # member m draws columns in the order of chain m mod their number
         self._networks: list[TabularVAE] = []
         self._priors: list[LatentPrior] = []
+        self._pairs: PairShares | None = None
 
     # Learning -------------------------------------------------------------------------------------------------------
 
@@ -306,6 +315,7 @@ class VAESynthesizer(Synthesizer):
         self._networks = [network.cpu() for network in networks]
         fits = [functools.partial(self._calibrate, member, encodings[member % n_chains]) for member in range(n_members)]
         run_members(fits, min(n_members, torch.get_num_threads()), progress)
+        self._pairs = self._count_pairs(encoded)
         return records, [rows.rate for rows in data]
 
     def _calibrate(self, member: int, encoded: EncodedRows, progress: Progress) -> None:
@@ -320,6 +330,22 @@ class VAESynthesizer(Synthesizer):
         fitting = Calibration(network, encoded.targets, encoded.low, encoded.high, seed)
         generate(network, latent, draws, chain.settling(), spread=True, fitting=fitting)
         progress(ProgressEvent("calibrate", 1, 1, "networks", "margins are those of the training rows"))
+
+    def _count_pairs(self, encoded: EncodedRows) -> PairShares | None:
+        """Shares of the cells of pairs; None where there is no pair, or too many of them."""
+        (first, *_), slots = self._chains, len(self._fitted.slots)
+        if not self._options.surplus or not 1 < slots <= WIDE_SLOTS:
+            return None
+        some = np.sort(np.random.default_rng(self.model.seed).permutation(len(encoded))[:_PAIR_ROWS])
+        return PairShares.fit(
+            encoded.tokens[some],
+            encoded.low[some],
+            encoded.high[some],
+            [slot.n_levels for slot in first.codec.slots],
+            first.codec.token_values(),
+            [slot.n_tokens for slot in first.codec.slots],
+            max(_LEAST_PAIR_ROWS, self.privacy.min_category_rows),
+        )
 
     def _other_chain(self, structure: Structure, n_rows: int) -> Chain | None:
         """The columns the other way round; None where fewer relations could be computed so.
@@ -432,17 +458,23 @@ class VAESynthesizer(Synthesizer):
         members = [m for m in range(len(self._networks)) if not any(exact) or exact[m % len(chains)]]
         free = all(chain.cells is None for chain in chains)
         times = 1 if free or any(exact) else max(1, min(self._options.candidates, _CANDIDATE_CELLS // self._n_slots))
+        # Rows that are bounded, or drawn to replace others, need not have the pairs of a whole table.
+        balanced = free and attempt == 0 and self._pairs is not None and not any(chain.limits for chain in chains)
+        most = math.ceil(BLOCK_ROWS * (1 + self._options.surplus)) if balanced else BLOCK_ROWS * times
         # Whole blocks are always drawn, so that a shorter last block begins like a full one.
         make = Draws.make_even if free else Draws.make
-        draws = make(BLOCK_ROWS * times, self._n_slots, self._options.latent, generator)
-        pick = torch.rand(BLOCK_ROWS * times, generator=generator)
-        luck = -(-torch.rand(BLOCK_ROWS * times, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log()
+        draws = make(most, self._n_slots, self._options.latent, generator)
+        pick = torch.rand(most, generator=generator)
+        luck = -(-torch.rand(most, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log()
+        balance = None
+        if balanced and self._pairs is not None:
+            balance = Balance(self._pairs, block * BLOCK_ROWS, seed, generator)
         pieces = self._groups(block, wanted, whole=attempt == 0) if free else self._pieces(wanted, times)
         numbers = row_numbers(block, pieces[-1][1])
         parts = []
         for first, last in pieces:
-            some = slice(first * times, last * times)
-            drawing = _Drawing(numbers[first:last], draws.of(some), pick[some], luck[some], times, free)
+            some = slice(first * most // BLOCK_ROWS, last * most // BLOCK_ROWS)
+            drawing = _Drawing(numbers[first:last], draws.of(some), pick[some], luck[some], times, free, balance)
             own = {name: _slice(column.cells, first, last) for name, column in cells.items()}
             parts.append(
                 self._draw_piece(
@@ -481,7 +513,7 @@ class VAESynthesizer(Synthesizer):
         cells: Mapping[str, pa.Array],
         seed: int,
     ) -> pa.Table:
-        """Draw candidate i from member i mod M, so that few rows come from all members, too; keep one a row."""
+        """Draw candidate i from member i mod M, so that few rows come from all members, too; keep as many as rows."""
         n, times, step = len(piece.pick), piece.times, len(members)
         walks: list[tuple[npt.NDArray[np.int64], Settling, Drawn]] = []
         log_weights = piece.luck.clone()
@@ -498,18 +530,33 @@ class VAESynthesizer(Synthesizer):
             )  # fmt: skip
             log_weights[own] += drawn.log_weights
             walks.append((candidates, settling, drawn))
-        best = log_weights.view(-1, times).argmax(dim=1).numpy()
         is_kept = np.zeros(n, dtype=np.bool_)
-        is_kept[np.arange(n // times) * times + best] = True
+        if piece.balance is None:
+            best = log_weights.view(-1, times).argmax(dim=1).numpy()
+            is_kept[np.arange(n // times) * times + best] = True
+        else:
+            is_kept = piece.balance.keep(*self._in_one_order(n, members, walks), len(piece.rows))
+        row_of = np.cumsum(is_kept) - 1
         tables, order = [], []
         for candidates, settling, drawn in walks:
             kept = np.flatnonzero(is_kept[candidates])
             settling.keep(kept)
-            rows = candidates[kept] // times
+            rows = row_of[candidates[kept]]
             table = settling.decode(drawn.tokens[kept], drawn.values[kept], rows=piece.rows[rows], seed=seed)
             tables.append(table.select(list(self.schema.names)))
             order.append(rows)
         return take_rows(pa.concat_tables(tables).combine_chunks(), np.argsort(np.concatenate(order)))
+
+    def _in_one_order(
+        self, n: int, members: Sequence[int], walks: Sequence[tuple[npt.NDArray[np.int64], Settling, Drawn]]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Tokens and values (n, slots) of all candidates, slots in the order of the first chain."""
+        tokens = np.zeros((n, self._n_slots), np.int64)
+        values = np.zeros((n, self._n_slots), np.float32)
+        for member, (candidates, _, drawn) in zip(members, walks, strict=False):  # few rows do without some members
+            slots = self._chain_of(member).codec.slots_like(self._fitted)
+            tokens[candidates], values[candidates] = drawn.tokens.numpy()[:, slots], drawn.values.numpy()[:, slots]
+        return tokens, values
 
     def unlearned(self, given: pa.Table) -> dict[str, int]:
         """Count given cells of values that were never learned; see `Synthesizer.unlearned`."""
@@ -543,6 +590,8 @@ class VAESynthesizer(Synthesizer):
             weights |= {f"prior.{member}.{k}": v.numpy() for k, v in vars(prior).items()}
         if self._networks:
             network |= {"size": asdict(self._networks[0].size), "members": len(self._networks)}
+        if self._pairs is not None:
+            weights |= {f"pairs.{k}": v for k, v in self._pairs.arrays().items()}
         write_bundle(
             Bundle(self.method, schema, states, self.model, self.privacy, network, self._record, weights),
             folder,
@@ -569,12 +618,14 @@ class VAESynthesizer(Synthesizer):
                     network.load_state_dict(tensors_under(f"network.{member}.", bundle.weights))
                     self._networks.append(network.eval())
                     self._priors.append(LatentPrior(**tensors_under(f"prior.{member}.", bundle.weights)))
+                if pairs := tensors_under("pairs.", bundle.weights):
+                    self._pairs = PairShares.from_arrays({name: part.numpy() for name, part in pairs.items()})
         return self
 
 
 def _refuse_meaningless(model: ModelSpec) -> None:
     """Refuse options of what differential privacy leaves no room for."""
-    for name in ("members", "dropout", "cell_dropout", "frequencies", "beta", "tc"):
+    for name in ("members", "dropout", "cell_dropout", "frequencies", "beta", "tc", "surplus"):
         if name in model.options:
             raise SpecError(
                 f"model.options.{name} means nothing with privacy.epsilon",
