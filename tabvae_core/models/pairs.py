@@ -4,8 +4,8 @@ A network's pairs of columns are a little off, and rows drawn by chance are as m
 than are wanted, and those are left out whose pairs of cells are too many: a sample that is balanced on known totals, as
 surveys draw it (Deville & Tillé, 2004), by backward elimination. Every row that is kept is one the network drew.
 
-Numbers are looked at in bins of equally many training rows. Cells of a pair of columns that few training rows are in are
-counted together, so nothing is known here of fewer rows than that, and rare rows are left to the network.
+Numbers are looked at in bins of equally many training rows. Cells of a pair of columns that few training rows are in
+are counted together, so nothing is known here of fewer rows than that, and rare rows are left to the network.
 
 Shapes: n training rows, N drawn rows, S slots, P pairs of slots (each with itself, too), M counted cells.
 """
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Balance", "PairShares"]
+__all__ = ["PairShares", "Selection"]
 
 Codes = npt.NDArray[np.int64]
 
@@ -118,15 +118,18 @@ class PairShares:
             sizes[slot] = n_edges + 2 + len(frequent)
         empty = np.zeros(0, np.float32)
         self = cls(sizes, token_codes, starts, places, edges, np.zeros(0, np.int32), empty, empty)
-        return self._counted(self.codes(tokens, (low + high) / 2), least_rows)
+        return self._counted(self.codes(tokens, np.asarray((low + high) / 2, np.float32)), least_rows)
 
     def _counted(self, codes: Codes, least_rows: int) -> Self:
         cells, shares, weights, first = [], [], [], 0
         for i, j in _pairs(len(self.sizes)):
             counts = np.bincount(codes[:, i] * self.sizes[j] + codes[:, j], minlength=self.sizes[i] * self.sizes[j])
             enough = counts >= least_rows
-            cells.append(np.where(enough, first + 1 + np.cumsum(enough) - 1, first))
-            shares.append(np.concatenate([[counts[~enough].sum()], counts[enough]]) / len(codes))
+            cells.append(np.where(enough, first + np.cumsum(enough), first))
+            others = counts[~enough].sum()
+            # Of few rows in all, not even their number is kept.
+            others = least_rows / 2 if 0 < others < least_rows else others
+            shares.append(np.concatenate([[others], counts[enough]]) / len(codes))
             weights.append(np.full(len(shares[-1]), _MARGIN_WEIGHT if i == j else 1.0))
             first += len(shares[-1])
         joined = np.concatenate(shares).astype(np.float32), np.concatenate(weights).astype(np.float32)
@@ -137,7 +140,7 @@ class PairShares:
 
     def codes(self, tokens: npt.NDArray[Any], values: npt.NDArray[np.float32]) -> Codes:
         """Codes (N, S) of rows, from their tokens and values, each (N, S)."""
-        result = self.token_codes[self.starts + tokens]
+        result: Codes = self.token_codes[self.starts + tokens]
         for slot in range(len(self.sizes)):
             rows = np.flatnonzero(result[:, slot] == _OTHERS)
             if len(rows):
@@ -164,7 +167,7 @@ class PairShares:
         return cls(**arrays)
 
 
-class Balance:
+class Selection:
     """Keeps rows of one block, group by group; what a group has too many of, the next ones get fewer of.
 
     Args:
@@ -182,9 +185,7 @@ class Balance:
         self._offset = torch.rand(len(self._shares), generator=whole)
         self._excess = torch.zeros(len(self._shares))
 
-    def keep(
-        self, tokens: npt.NDArray[Any], values: npt.NDArray[np.float32], wanted: int
-    ) -> npt.NDArray[np.bool_]:
+    def keep(self, tokens: npt.NDArray[Any], values: npt.NDArray[np.float32], wanted: int) -> npt.NDArray[np.bool_]:
         """Choose the wanted rows of a group, True in shape (N,), from the tokens and values (N, S) of all."""
         cells = self._known.cells_of(self._known.codes(tokens, values))
         target = self._up_to(self._row + wanted) - self._up_to(self._row)

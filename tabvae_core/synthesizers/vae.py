@@ -33,7 +33,7 @@ from tabvae_core.given import GivenColumn, given_cells, with_given
 from tabvae_core.models.calibration import Calibration
 from tabvae_core.models.drawing import Drawn, Draws, Given, Restriction, generate
 from tabvae_core.models.latent_prior import LatentPrior
-from tabvae_core.models.pairs import Balance, PairShares
+from tabvae_core.models.pairs import PairShares, Selection
 from tabvae_core.models.vae import NetworkSize, TabularVAE
 from tabvae_core.parallel import run_members
 from tabvae_core.progress import Progress, ProgressEvent, silent
@@ -121,7 +121,7 @@ class _Drawing:
         luck: Gumbel noise of the choice among the candidates of a row, shape (B,).
         times: Candidates of each row, of which one is kept.
         free: Whether nothing is given, so that rows are drawn side by side.
-        balance: Chooses those kept of a surplus of rows; None: there is none.
+        selection: Chooses those kept of a surplus of rows; None: there is none.
 
     """
 
@@ -131,7 +131,7 @@ class _Drawing:
     luck: torch.Tensor
     times: int
     free: bool
-    balance: Balance | None = None
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True)
@@ -458,23 +458,24 @@ class VAESynthesizer(Synthesizer):
         members = [m for m in range(len(self._networks)) if not any(exact) or exact[m % len(chains)]]
         free = all(chain.cells is None for chain in chains)
         times = 1 if free or any(exact) else max(1, min(self._options.candidates, _CANDIDATE_CELLS // self._n_slots))
-        # Rows that are bounded, or drawn to replace others, need not have the pairs of a whole table.
-        balanced = free and attempt == 0 and self._pairs is not None and not any(chain.limits for chain in chains)
-        most = math.ceil(BLOCK_ROWS * (1 + self._options.surplus)) if balanced else BLOCK_ROWS * times
+        selection = None
+        # Rows that are bounded, or drawn to replace others, need not have the pairs of a whole table; rows with cells
+        # of their own, be it of columns without slots, are not left out.
+        is_whole = attempt == 0 and not any(chain.limits for chain in chains)
+        if self._pairs is not None and is_whole and not any(column.mask.any() for column in cells.values()):
+            selection, cells = Selection(self._pairs, block * BLOCK_ROWS, seed, generator), {}
+        most = BLOCK_ROWS * times if selection is None else math.ceil(BLOCK_ROWS * (1 + self._options.surplus))
         # Whole blocks are always drawn, so that a shorter last block begins like a full one.
         make = Draws.make_even if free else Draws.make
         draws = make(most, self._n_slots, self._options.latent, generator)
         pick = torch.rand(most, generator=generator)
         luck = -(-torch.rand(most, generator=generator).clamp(1e-12, 1 - 1e-7).log()).log()
-        balance = None
-        if balanced and self._pairs is not None:
-            balance = Balance(self._pairs, block * BLOCK_ROWS, seed, generator)
         pieces = self._groups(block, wanted, whole=attempt == 0) if free else self._pieces(wanted, times)
         numbers = row_numbers(block, pieces[-1][1])
         parts = []
         for first, last in pieces:
             some = slice(first * most // BLOCK_ROWS, last * most // BLOCK_ROWS)
-            drawing = _Drawing(numbers[first:last], draws.of(some), pick[some], luck[some], times, free, balance)
+            drawing = _Drawing(numbers[first:last], draws.of(some), pick[some], luck[some], times, free, selection)
             own = {name: _slice(column.cells, first, last) for name, column in cells.items()}
             parts.append(
                 self._draw_piece(
@@ -531,11 +532,11 @@ class VAESynthesizer(Synthesizer):
             log_weights[own] += drawn.log_weights
             walks.append((candidates, settling, drawn))
         is_kept = np.zeros(n, dtype=np.bool_)
-        if piece.balance is None:
+        if piece.selection is None:
             best = log_weights.view(-1, times).argmax(dim=1).numpy()
             is_kept[np.arange(n // times) * times + best] = True
         else:
-            is_kept = piece.balance.keep(*self._in_one_order(n, members, walks), len(piece.rows))
+            is_kept = piece.selection.keep(*self._in_one_order(n, members, walks), len(piece.rows))
         row_of = np.cumsum(is_kept) - 1
         tables, order = [], []
         for candidates, settling, drawn in walks:
