@@ -30,7 +30,7 @@ Codes = npt.NDArray[np.int64]
 _MOST_BINS, _ROWS_A_CELL = 32, 40
 """Bins of a number, fewer where an average cell of two would have fewer rows."""
 _LEAST_BINS = 4
-_OTHERS = -1
+_BY_NUMBER = -1
 _MARGIN_WEIGHT = 64.0
 """Of what a slot is by itself, beside each of its pairs."""
 _ROUNDS = 32
@@ -56,7 +56,7 @@ class PairShares:
     """
 
     sizes: npt.NDArray[np.int64]
-    token_codes: npt.NDArray[np.int64]
+    token_codes: npt.NDArray[np.int16]
     starts: npt.NDArray[np.int64]
     places: npt.NDArray[np.float32]
     edges: npt.NDArray[np.float32]
@@ -90,7 +90,7 @@ class PairShares:
         rows, slots = tokens.shape
         bins = min(max(int(math.sqrt(rows / _ROWS_A_CELL)), _LEAST_BINS), _MOST_BINS)
         starts = np.concatenate([[0], np.cumsum(n_tokens)[:-1]]).astype(np.int64)
-        token_codes, places = np.full(sum(n_tokens), _OTHERS), np.full(sum(n_tokens), np.nan, np.float32)
+        token_codes, places = np.full(sum(n_tokens), _BY_NUMBER, np.int16), np.full(sum(n_tokens), np.nan, np.float32)
         edges, sizes = np.full((slots, bins - 1), np.inf, np.float32), np.zeros(slots, np.int64)
         for slot in range(slots):
             own = slice(starts[slot], starts[slot] + n_tokens[slot])
@@ -140,9 +140,9 @@ class PairShares:
 
     def codes(self, tokens: npt.NDArray[Any], values: npt.NDArray[np.float32]) -> Codes:
         """Codes (N, S) of rows, from their tokens and values, each (N, S)."""
-        result: Codes = self.token_codes[self.starts + tokens]
+        result: Codes = self.token_codes[self.starts + tokens].astype(np.int64)
         for slot in range(len(self.sizes)):
-            rows = np.flatnonzero(result[:, slot] == _OTHERS)
+            rows = np.flatnonzero(result[:, slot] == _BY_NUMBER)
             if len(rows):
                 place = self.places[self.starts[slot] + tokens[rows, slot]]
                 number = np.where(np.isnan(place), values[rows, slot], place)
