@@ -531,8 +531,8 @@ class VAESynthesizer(Synthesizer):
             )  # fmt: skip
             log_weights[own] += drawn.log_weights
             walks.append((candidates, settling, drawn))
-        is_kept = np.zeros(n, dtype=np.bool_)
         if piece.selection is None:
+            is_kept = np.zeros(n, dtype=np.bool_)
             best = log_weights.view(-1, times).argmax(dim=1).numpy()
             is_kept[np.arange(n // times) * times + best] = True
         else:
