@@ -39,7 +39,7 @@ class TrainingPlan:
     """How to train.
 
     Args:
-        epochs: Passes over the training rows at most.
+        epochs: Passes over the training rows, or twice as many, see `worthwhile`.
         batch_size: Rows a step.
         learning_rate: Peak of the learning rate, which warms up linearly and decays along a half cosine.
         weight_decay: AdamW's decoupled weight decay (Loshchilov & Hutter, 2019).
@@ -52,6 +52,8 @@ class TrainingPlan:
         cooling_steps: Steps from the best weights on, while the learning rate falls to nothing: weights kept from the
             middle of a schedule have not settled, which a likelihood hardly notices and margins do. None after a
             training whose rate had fallen by then, as it has where a time limit ended it.
+        worthwhile: Nats a row by which the validation loss must fall in the epoch that ends the first half, for the
+            number of epochs to be doubled: a table that still teaches so much then takes longer to learn.
 
     """
 
@@ -66,6 +68,7 @@ class TrainingPlan:
     max_seconds: float | None = None
     final_rate: float = 0.01
     cooling_steps: int = 0
+    worthwhile: float = math.inf
 
 
 @dataclass
@@ -175,7 +178,7 @@ def train(
     run = _Run(model, plan, n_rows, crew)
     if checkpoint is not None:
         run.resume(checkpoint)
-    while run.record.epochs < plan.epochs and run.record.stopped == "epochs":
+    while run.record.epochs < run.epochs and run.record.stopped == "epochs":
         started = time.monotonic()
         with _train_mode(model):
             run.epoch(loss, progress, started)
@@ -212,6 +215,14 @@ class _Run:
         self.parts = crew.parts
         self.steps_an_epoch = max(1, n_rows // self.batch)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs, as far as is known by now."""
+        planned, losses = self.plan.epochs, self.record.validation_loss
+        half = (planned + 1) // 2
+        goes_on = 1 < half <= len(losses) and losses[half - 2] - losses[half - 1] > self.plan.worthwhile
+        return 2 * planned if goes_on else planned
+
     def epoch(
         self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], progress: Progress, started: float
     ) -> None:
@@ -229,7 +240,7 @@ class _Run:
             if time.monotonic() - last_word > 2:
                 last_word = time.monotonic()
                 at = self.record.epochs + done / self.steps_an_epoch
-                progress(ProgressEvent("train", at, self.plan.epochs, "epochs", f"loss {total / done:.3f}"))
+                progress(ProgressEvent("train", at, self.epochs, "epochs", f"loss {total / done:.3f}"))
             if self._out_of_time(in_epoch):
                 self.record.stopped = "max_seconds"
                 break
@@ -295,11 +306,11 @@ class _Run:
         self.crew.take_parts(self.parts)
 
     def cool(self, loss: Callable[[nn.Module, Tensor, torch.Generator], Tensor], progress: Progress) -> None:
-        start = min(_COOLING_RATE, self._decay(self.record.best_epoch / self.plan.epochs))
+        start = min(_COOLING_RATE, self._decay(self.record.best_epoch / self.epochs))
         if start < _COOL:
             return
         steps, last_word = self.plan.cooling_steps, time.monotonic()
-        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + self.plan.epochs)
+        generator = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + self.epochs)
         order, noise = torch.empty(0, dtype=torch.long), self.crew.noise(generator)
         for step in range(steps):
             if len(order) < self.batch:
@@ -309,7 +320,7 @@ class _Run:
             if time.monotonic() - last_word > 2:
                 last_word = time.monotonic()
                 message = f"cooling down, step {step + 1} of {steps}, loss {value:.3f}"
-                progress(ProgressEvent("train", self.record.epochs, self.plan.epochs, "epochs", message))
+                progress(ProgressEvent("train", self.record.epochs, self.epochs, "epochs", message))
 
     def judge(self, validation_loss: Callable[[nn.Module], float]) -> None:
         value = self.crew.agree(self._validated(validation_loss) if self.crew.rank == 0 else math.nan)
@@ -333,17 +344,17 @@ class _Run:
 
     def report(self, progress: Progress) -> None:
         record = self.record
-        left = record.seconds / record.epochs * (self.plan.epochs - record.epochs)
+        left = record.seconds / record.epochs * (self.epochs - record.epochs)
         if self.plan.max_seconds is not None:
             left = min(left, max(0.0, self.plan.max_seconds - record.seconds))
         message = f"loss {record.train_loss[-1]:.3f}, validation {record.validation_loss[-1]:.3f}, {left:.0f} s left"
-        progress(ProgressEvent("train", record.epochs, self.plan.epochs, "epochs", message))
+        progress(ProgressEvent("train", record.epochs, self.epochs, "epochs", message))
 
     def _rate(self, in_epoch: float) -> float:
-        done = self.record.steps / (self.plan.epochs * self.steps_an_epoch)
+        done = self.record.steps / (self.epochs * self.steps_an_epoch)
         if self.plan.max_seconds is not None:
             done = max(done, (self.record.seconds + in_epoch) / self.plan.max_seconds)
-        warm = min(1.0, (self.record.steps + 1) / max(20, 0.04 * self.plan.epochs * self.steps_an_epoch))
+        warm = min(1.0, (self.record.steps + 1) / max(20, 0.04 * self.epochs * self.steps_an_epoch))
         return self.plan.learning_rate * warm * self._decay(done)
 
     def _decay(self, done: float) -> float:

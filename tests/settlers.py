@@ -16,6 +16,9 @@ class Unsettled:
     def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         return tokens, values
 
+    def settled(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return tokens, values
+
     def is_linked(self, slot: int) -> bool:
         return False
 

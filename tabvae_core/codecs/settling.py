@@ -109,6 +109,17 @@ class Settling:
             self._remember(self._column[slot], own, z)
         return torch.from_numpy(own.astype(np.int64)), torch.from_numpy(z)
 
+    def settled(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Settle several cells of each row, (n, k); what links ask for is known when one of them is settled."""
+        table = self._tables[slot]
+        if table is None:
+            return tokens, values
+        own, z = tokens.numpy().astype(np.int32), values.numpy()
+        if slot in self._links.of_slot:
+            linked = [self._linked(slot, own[:, k], z[:, k]) for k in range(own.shape[1])]
+            own, z = (np.stack(parts, axis=1) for parts in zip(*linked, strict=True))
+        return torch.from_numpy(own.astype(np.int64)), torch.from_numpy(table.settle(own, z))
+
     def _linked(self, slot: int, tokens: Any, z: Any) -> tuple[Any, Any]:
         name = self._column[slot]
         codec = self._number(name)

@@ -57,18 +57,29 @@ class Uniforms:
         return uniforms
 
 
-def pick(logits: Tensor, uniforms: Uniforms, key: Callable[[], Tensor] | None = None) -> Tensor:
-    """Draw from softmax(logits) (B, n) by inverting its distribution function.
+def rotations(uniform: Tensor, times: int) -> Tensor:
+    """Uniforms (B, times) as far from each other as can be, the first of each row the given one, (B,)."""
+    if times == 1:
+        return uniform.unsqueeze(-1)
+    return torch.frac(uniform.unsqueeze(-1) + torch.arange(times) / times).clamp_(max=1 - 1e-7)
+
+
+def pick(logits: Tensor, uniforms: Uniforms, key: Callable[[], Tensor] | None = None, *, times: int = 1) -> Tensor:
+    """Draw from softmax(logits) (B, n) by inverting its distribution function, at each of a row's `rotations`.
 
     Args:
         logits: Shape (B, n).
         uniforms: One a row.
         key: What rows are sorted by, (B,); None: the mean of what they draw.
+        times: How many are drawn for each row.
+
+    Returns:
+        Shape (B, times).
 
     """
     cumulative = functional.softmax(logits, dim=-1).cumsum(dim=-1)
-    uniform = uniforms.by(key or (lambda: -cumulative.sum(dim=-1)))
-    drawn = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * cumulative[:, -1:])[:, 0]
+    uniform = rotations(uniforms.by(key or (lambda: -cumulative.sum(dim=-1))), times)
+    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:])
     return drawn.clamp_(max=logits.shape[-1] - 1)
 
 
@@ -97,21 +108,24 @@ class Mixture:
     def __init__(self, truncated: Truncated, near: Near | None, levels: Tensor) -> None:
         self._truncated, self._near, self._apart = truncated, near, _LEVELS_APART * levels
 
-    def draw(self, components: Uniforms, values: Uniforms) -> tuple[Tensor, Tensor]:
-        """Draw places (B,), and tell which of them (B,) were drawn near multiples of others."""
+    def draw(self, components: Uniforms, values: Uniforms, *, times: int = 1) -> tuple[Tensor, Tensor]:
+        """Draw places (B, times), and tell which of them (B, times) were drawn near multiples of others."""
         mass, near = self._truncated.mass, self._near
         logits = mass if near is None else torch.cat([mass, near.mass], dim=-1)
         n = mass.shape[-1]
-        chosen = pick(logits, components, lambda: self._truncated.middle() + self._apart)
+        chosen = pick(logits, components, lambda: self._truncated.middle() + self._apart, times=times)
         of_others = chosen >= n
         own = chosen.clamp(max=n - 1)
-        uniform = values.by(
-            lambda: torch.where(of_others, _ASIDE + chosen, self._truncated.middle_of(own)) + self._apart
-        )
+
+        def key() -> Tensor:
+            middle = self._truncated.middle_of(own[:, :1])[:, 0]
+            return torch.where(of_others[:, 0], _ASIDE + chosen[:, 0], middle) + self._apart
+
+        uniform = rotations(values.by(key), times)
         drawn = self._truncated.draw(own, uniform)
         if near is not None:
-            rows = torch.nonzero(of_others)[:, 0]
-            drawn[rows] = near.draw(rows, chosen[rows] - n, uniform[rows]).clamp(*self._truncated.ends)
+            at = rows, _ = torch.nonzero(of_others, as_tuple=True)
+            drawn[at] = near.draw(rows, chosen[at] - n, uniform[at]).clamp(*self._truncated.ends)
         return drawn, of_others
 
     def log_density(self, value: Tensor) -> Tensor:
@@ -181,21 +195,22 @@ class Bend:
     def __init__(self, points: Tensor) -> None:
         self._points = points
 
-    def to(self, place: Tensor) -> Tensor:
-        """Map places (B,)."""
-        return self._along(place, 0, 1)[0]
+    def to(self, places: Tensor) -> Tensor:
+        """Map places (B, n)."""
+        return self._along(places, 0, 1)[0]
 
     def back(self, place: Tensor) -> tuple[Tensor, Tensor]:
         """Where places (B,) are mapped from, and the log of how much denser they were there, (B,)."""
-        return self._along(place, 1, 0)
+        mapped, log_slope = self._along(place.unsqueeze(-1), 1, 0)
+        return mapped[:, 0], log_slope[:, 0]
 
     def _along(self, place: Tensor, given: int, wanted: int) -> tuple[Tensor, Tensor]:
         own, other = self._points[:, given].contiguous(), self._points[:, wanted]
         last = own.shape[-1] - 1
-        at = torch.searchsorted(own, place.unsqueeze(-1).contiguous(), right=True).clamp(1, last)
-        (x0, x1), (y0, y1) = ((part.gather(-1, at - 1)[:, 0], part.gather(-1, at)[:, 0]) for part in (own, other))
+        at = torch.searchsorted(own, place.contiguous(), right=True).clamp(1, last)
+        (x0, x1), (y0, y1) = ((part.gather(-1, at - 1), part.gather(-1, at)) for part in (own, other))
         slope = (y1 - y0) / (x1 - x0)
-        inside = (place > own[:, 0]) & (place < own[:, -1])
+        inside = (place > own[:, :1]) & (place < own[:, -1:])
         return torch.where(inside, y0 + (place - x0) * slope, place), torch.where(inside, slope.log(), 0.0)
 
 
@@ -234,15 +249,15 @@ class Truncated:
         return self._origin + self._unit * (functional.softmax(self.mass, dim=-1) * self._means).sum(dim=-1)
 
     def middle_of(self, chosen: Tensor) -> Tensor:
-        """Middle of each row's chosen component, (B,)."""
-        return self._origin + self._unit * self._means.gather(-1, chosen.unsqueeze(-1))[:, 0]
+        """Middles of each row's chosen components, (B, n)."""
+        return self._origin.unsqueeze(-1) + self._unit * self._means.gather(-1, chosen)
 
     def draw(self, chosen: Tensor, uniform: Tensor) -> Tensor:
-        """Draw from the chosen components by inverting their distribution functions at uniforms, all (B,)."""
+        """Draw from the chosen components by inverting their distribution functions at uniforms, all (B, n)."""
         parts = (self._means, self._scales, self._below, self._above)
-        mean, scale, start, end = (part.gather(-1, chosen.unsqueeze(-1))[:, 0].double() for part in parts)
+        mean, scale, start, end = (part.gather(-1, chosen).double() for part in parts)
         place = (start + (end - start) * uniform.double()).clamp(1e-9, 1 - 1e-9)
-        drawn = self._origin + self._unit * (mean + scale * torch.logit(place)).float()
+        drawn = self._origin.unsqueeze(-1) + self._unit * (mean + scale * torch.logit(place)).float()
         return (drawn if self._bend is None else self._bend.to(drawn)).clamp(*self.ends)
 
     def log_density(self, value: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ Shapes: B rows, S slots, V slots that carry values, K components.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,6 +119,10 @@ class Settler(Logs, Protocol):
         """Settle the tokens (B,) and values (B,) of a slot, after all slots before it."""
         ...
 
+    def settled(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """What n cells (B, n) of a slot would be settled to, of which one is drawn."""
+        ...
+
     def is_linked(self, slot: int) -> bool:
         """Whether the slot's cells may follow from others, so that a given one says nothing by itself."""
         ...
@@ -141,6 +145,14 @@ class Fitting(Protocol):
 
     def values(self, slot: int, drawn: Tensor, places: Tensor, of_others: Tensor) -> None:
         """Learn a slot's bends from its tokens (B,), what was drawn for them (B,), and whether near others (B,)."""
+        ...
+
+
+class Choosing(Protocol):
+    """Chooses between two cells that were drawn for each one; see `pairs.Walk`."""
+
+    def choose(self, slot: int, tokens: Tensor, values: Tensor) -> Tensor:
+        """Choose one of each row's settled tokens and values, each (B, 2); whether it is the second, (B,)."""
         ...
 
 
@@ -172,6 +184,7 @@ def generate(
     weighed: bool = True,
     spread: bool = False,
     fitting: Fitting | None = None,
+    choosing: Choosing | None = None,
 ) -> Drawn:
     """Draw rows slot by slot in the table's order, each step computing one slot only.
 
@@ -185,6 +198,7 @@ def generate(
         weighed: Whether rows with given cells are weighed, which a single candidate need not be.
         spread: Whether rows are drawn side by side, see `densities.Uniforms`; each of them then depends on the others.
         fitting: Fits the network's margins.
+        choosing: Chooses between two cells that are drawn for each one, where none is given.
 
     """
     rows, slots = draws.tokens.shape
@@ -192,7 +206,7 @@ def generate(
     if given is not None:
         tokens, values = given.tokens.clone(), given.values.clone()
     known, cells = None if given is None else given.mask, (tokens, values)
-    walk = _Walk(network, latent, draws, cells, known, settler, spread=spread, fitting=fitting)
+    walk = _Walk(network, latent, draws, cells, known, settler, spread=spread, fitting=fitting, choosing=choosing)
     judge = None if known is None or not weighed else _Walk(network, latent, draws, cells, None, settler)
     log_weights = torch.zeros(rows)
     for slot in range(slots):
@@ -303,6 +317,7 @@ class _Walk:
         settler: Knows values and their logs.
         spread: See `generate`.
         fitting: See `generate`.
+        choosing: See `generate`.
 
     """
 
@@ -317,10 +332,11 @@ class _Walk:
         *,
         spread: bool = False,
         fitting: Fitting | None = None,
+        choosing: Choosing | None = None,
     ) -> None:
         self._network, self._draws, self._known, self._settler = network, draws, known, settler
         self._tokens, self._values = cells
-        self._spread, self._fitting = spread, fitting
+        self._spread, self._fitting, self._choosing = spread, fitting, choosing
         self._guesses = network.additive.start.expand(len(z), -1)
         start = network.start(z)
         if known is not None:
@@ -357,16 +373,20 @@ class _Walk:
             Uniforms(part[:, slot], self._spread)
             for part in (self._draws.tokens, self._draws.components, self._draws.values)
         )
-        drawn = pick(logits, tokens)
+        if self._choosing is not None:
+            self._choose(slot, self._choosing, hidden, pick(logits, tokens, times=2), uniforms, frames)
+            return 0.0
+        drawn = pick(logits, tokens)[:, 0]
         value = torch.zeros(len(drawn))
         rows = self._valued(slot, drawn)
-        mixture = None if rows is None else self._mixture(slot, hidden, drawn, rows, limit, frames)
+        mixture = None if rows is None else self._mixture(slot, hidden, drawn[rows], rows, limit, frames)
         if rows is not None and mixture is not None:
             components, values = (part.of(rows) for part in uniforms)
             if self._fitting is not None:
-                self._fitting.values(slot, drawn[rows], *mixture.draw(components, values))
-                mixture = self._mixture(slot, hidden, drawn, rows, limit, frames)
-            value[rows] = mixture.draw(components, values)[0]
+                places, of_others = mixture.draw(components, values)
+                self._fitting.values(slot, drawn[rows], places[:, 0], of_others[:, 0])
+                mixture = self._mixture(slot, hidden, drawn[rows], rows, limit, frames)
+            value[rows] = mixture.draw(components, values)[0][:, 0]
         density: Tensor | float = 0.0
         if self._known is not None:
             known = self._known[:, slot]
@@ -376,12 +396,40 @@ class _Walk:
         self._tokens[:, slot], self._values[:, slot] = drawn, value
         return density
 
+    def _choose(
+        self,
+        slot: int,
+        choosing: Choosing,
+        hidden: Tensor,
+        drawn: Tensor,
+        uniforms: Sequence[Uniforms],
+        frames: Tensor | None,
+    ) -> None:
+        """Draw values for tokens (B, 2), and choose one of the two cells of each row."""
+        rows = len(drawn)
+        values, levels = torch.zeros(rows, 2), self._network.layout.n_levels[slot]
+        carries = drawn < levels
+        if bool(carries.any()):
+            # Cells of one row and level are drawn from one density.
+            density = (torch.arange(rows).unsqueeze(-1) * levels + drawn)[carries]
+            is_there = torch.zeros(rows * levels, dtype=torch.bool)
+            is_there[density] = True
+            of_rows = torch.nonzero(is_there)[:, 0]
+            row = of_rows // levels
+            mixture = self._mixture(slot, hidden, of_rows % levels, row, None, frames)
+            places, _ = mixture.draw(*(part.of(row) for part in uniforms), times=2)
+            values[carries] = places[is_there.cumsum(0)[density] - 1, torch.nonzero(carries)[:, 1]]
+        second = choosing.choose(slot, *self._settler.settled(slot, drawn, values))
+        self._tokens[:, slot], self._values[:, slot] = (
+            torch.where(second, part[:, 1], part[:, 0]) for part in (drawn, values)
+        )
+
     def score(self, slot: int, frames: Tensor | None) -> Tensor:
         """Log density (B,) of the cells of a slot as they stand, given the cells before them."""
         hidden = self._network.hidden_of(slot, self._sum.context_of(slot))
         tokens, rows = self._tokens[:, slot], self._valued(slot, self._tokens[:, slot])
         logits = self._network.token_logits(slot, hidden, self._tokens)
-        mixture = None if rows is None else self._mixture(slot, hidden, tokens, rows, None, frames)
+        mixture = None if rows is None else self._mixture(slot, hidden, tokens[rows], rows, None, frames)
         score = _log_density(logits, tokens, self._values[:, slot], rows, mixture)
         # What was never learned has no density at all; it conditions nothing, rather than to forbid every candidate.
         return score.clamp(min=_LEAST_SCORE)
@@ -398,13 +446,13 @@ class _Walk:
         self,
         slot: int,
         hidden: Tensor,
-        drawn: Tensor,
+        tokens: Tensor,
         rows: Tensor | slice,
         limit: Restriction | None,
         frames: Tensor | None,
     ) -> Mixture:
-        """Density of the values of n rows, whose tokens carry one."""
-        network, tokens = self._network, drawn[rows]
+        """Density of the values of n rows, whose tokens (n,) carry one."""
+        network = self._network
         low, high = network.ranges[slot].tolist()
         if limit is not None:
             low, high = max(low, limit.low), min(high, limit.high)

@@ -1,8 +1,10 @@
-"""Which of the rows that were drawn are kept, so that pairs of columns are as often what they are in the training rows.
+"""Which of two cells that were drawn is kept, so that pairs of columns are as often what they are in training rows.
 
-A network's pairs of columns are a little off, and rows drawn by chance are as much again. So a few more rows are drawn
-than are wanted, and those are left out whose pairs of cells are too many: a sample that is balanced on known totals, as
-surveys draw it (Deville & Tillé, 2004), by backward elimination. Every row that is kept is one the network drew.
+A network's pairs of columns are a little off, and rows drawn by chance are as much again. So two cells are drawn
+wherever one is wanted, and the second is taken where pairs come nearer by that: a sample that is balanced on known
+totals, as surveys draw it (Deville & Tillé, 2004), while it is drawn. Either cell is one the network drew. Moves that
+bring little are not made: each takes something from how evenly rows are spread over what the network knows of more
+than two columns at once.
 
 Numbers are looked at in bins of equally many training rows. Cells of a pair of columns that few training rows are in
 are counted together, so nothing is known here of fewer rows than that, and rare rows are left to the network.
@@ -12,18 +14,19 @@ Shapes: n training rows, N drawn rows, S slots, P pairs of slots (each with itse
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-__all__ = ["PairShares", "Selection"]
+__all__ = ["Balance", "PairShares", "Walk"]
 
 Codes = npt.NDArray[np.int64]
 
@@ -31,11 +34,12 @@ _MOST_BINS, _ROWS_A_CELL = 32, 40
 """Bins of a number, fewer where an average cell of two would have fewer rows."""
 _LEAST_BINS = 4
 _BY_NUMBER = -1
-_MARGIN_WEIGHT = 64.0
+_MARGIN_WEIGHT = 8.0
 """Of what a slot is by itself, beside each of its pairs."""
-_ROUNDS = 32
-_FASTER_FIRST = 0.7
-"""Rows left out by round r of R are (r / R) to the power of this, of all: the last ones are chosen with most care."""
+_WORTHWHILE = 0.25
+"""What a move must bring, in halves of chi-squared."""
+_LEAST_TURNS, _AT_ONCE = 16, 64
+"""Turns that rows are looked at in at least, and how many at once: more would all move to the same cells."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,6 @@ class PairShares:
         edges: Between the bins of each slot's numbers, padded with infinity, shape (S, bins - 1).
         cells: Which counted cell each pair of codes is in, pair by pair.
         shares: Share of the training rows of each counted cell, shape (M,).
-        weights: Weight of each counted cell, shape (M,).
 
     """
 
@@ -62,7 +65,6 @@ class PairShares:
     edges: npt.NDArray[np.float32]
     cells: npt.NDArray[np.int32]
     shares: npt.NDArray[np.float32]
-    weights: npt.NDArray[np.float32]
 
     @classmethod
     def fit(
@@ -117,11 +119,11 @@ class PairShares:
             codes[frequent] = n_edges + 1 + np.arange(len(frequent))
             sizes[slot] = n_edges + 2 + len(frequent)
         empty = np.zeros(0, np.float32)
-        self = cls(sizes, token_codes, starts, places, edges, np.zeros(0, np.int32), empty, empty)
+        self = cls(sizes, token_codes, starts, places, edges, np.zeros(0, np.int32), empty)
         return self._counted(self.codes(tokens, np.asarray((low + high) / 2, np.float32)), least_rows)
 
     def _counted(self, codes: Codes, least_rows: int) -> Self:
-        cells, shares, weights, first = [], [], [], 0
+        cells, shares, first = [], [], 0
         for i, j in _pairs(len(self.sizes)):
             counts = np.bincount(codes[:, i] * self.sizes[j] + codes[:, j], minlength=self.sizes[i] * self.sizes[j])
             enough = counts >= least_rows
@@ -130,92 +132,180 @@ class PairShares:
             # Of few rows in all, not even their number is kept.
             others = least_rows / 2 if 0 < others < least_rows else others
             shares.append(np.concatenate([[others], counts[enough]]) / len(codes))
-            weights.append(np.full(len(shares[-1]), _MARGIN_WEIGHT if i == j else 1.0))
             first += len(shares[-1])
-        joined = np.concatenate(shares).astype(np.float32), np.concatenate(weights).astype(np.float32)
-        return type(self)(
-            self.sizes, self.token_codes, self.starts, self.places, self.edges,
-            np.concatenate(cells).astype(np.int32), *joined,
-        )  # fmt: skip
+        counted = np.concatenate(cells).astype(np.int32), np.concatenate(shares).astype(np.float32)
+        return type(self)(self.sizes, self.token_codes, self.starts, self.places, self.edges, *counted)
 
     def codes(self, tokens: npt.NDArray[Any], values: npt.NDArray[np.float32]) -> Codes:
         """Codes (N, S) of rows, from their tokens and values, each (N, S)."""
-        result: Codes = self.token_codes[self.starts + tokens].astype(np.int64)
-        for slot in range(len(self.sizes)):
-            rows = np.flatnonzero(result[:, slot] == _BY_NUMBER)
-            if len(rows):
-                place = self.places[self.starts[slot] + tokens[rows, slot]]
-                number = np.where(np.isnan(place), values[rows, slot], place)
-                result[rows, slot] = np.searchsorted(self.edges[slot], number, side="right")
+        return np.stack([self.codes_of(k, tokens[:, k], values[:, k]) for k in range(len(self.sizes))], axis=1)
+
+    def codes_of(self, slot: int, tokens: npt.NDArray[Any], values: npt.NDArray[np.float32]) -> Codes:
+        """Codes of cells of a slot, from their tokens and values, all of one shape."""
+        at = self.starts[slot] + tokens
+        result: Codes = self.token_codes[at].astype(np.int64)
+        numbers = result == _BY_NUMBER
+        if numbers.any():
+            place = self.places[at[numbers]]
+            number = np.where(np.isnan(place), values[numbers], place)
+            result[numbers] = np.searchsorted(self.edges[slot], number, side="right")
         return result
 
-    def cells_of(self, codes: Codes) -> Tensor:
-        """Counted cells (N, P) of rows, int32, from their codes (N, S)."""
-        first, parts = 0, []
-        for i, j in _pairs(len(self.sizes)):
-            parts.append(self.cells[first + codes[:, i] * self.sizes[j] + codes[:, j]])
-            first += int(self.sizes[i] * self.sizes[j])
-        return torch.from_numpy(np.stack(parts, axis=1))
+    @cached_property
+    def grids(self) -> npt.NDArray[np.int64]:
+        """Where the grid of each pair begins in `cells`, and where the last one ends, shape (P + 1,)."""
+        sizes = [int(self.sizes[i] * self.sizes[j]) for i, j in _pairs(len(self.sizes))]
+        return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    @cached_property
+    def firsts(self) -> npt.NDArray[np.int64]:
+        """First counted cell of each pair, that of all cells of few rows, and how many there are, shape (P + 1,)."""
+        return np.concatenate([[0], np.maximum.reduceat(self.cells, self.grids[:-1]) + 1]).astype(np.int64)
+
+    def pair_cells(
+        self, slot: int, codes: Codes, other: int, codes_of_other: Codes
+    ) -> tuple[int, npt.NDArray[np.int32]]:
+        """Pair of two slots, and the counted cells that rows have there.
+
+        Args:
+            slot: One slot.
+            codes: Codes of n cells of it for each row, shape (N, n).
+            other: The other slot, or the same.
+            codes_of_other: Codes of its cells, shape (N,); of the same slot: `codes`.
+
+        Returns:
+            Number of the pair, and counted cells, shape (N, n).
+
+        """
+        pair = max(slot, other) * (max(slot, other) + 1) // 2 + min(slot, other)
+        if slot == other:
+            at = codes * (self.sizes[slot] + 1)
+        elif slot > other:
+            at = codes * self.sizes[other] + codes_of_other[:, None]
+        else:
+            at = codes_of_other[:, None] * self.sizes[slot] + codes
+        return pair, self.cells[self.grids[pair] + at]
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What a bundle stores."""
-        return dict(vars(self))
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """Rebuild from a bundle."""
-        return cls(**arrays)
+        return cls(*(arrays[field.name] for field in dataclasses.fields(cls)))
 
 
-class Selection:
-    """Keeps rows of one block, group by group; what a group has too many of, the next ones get fewer of.
+class Balance:
+    """Makes up in a row for what pairs of earlier rows of its block have too many of.
 
     Args:
         known: Shares of the training rows.
         first_row: Number of the block's first row: shares of several blocks are rounded so that they add up.
         seed: Of the rounding, the same for all blocks of a sample.
         generator: Of the block's own.
+        orders: The slots, in each of the orders that they are drawn in.
 
     """
 
-    def __init__(self, known: PairShares, first_row: int, seed: int, generator: torch.Generator) -> None:
-        self._known, self._generator, self._row = known, generator, first_row
-        self._shares, self._weights = torch.from_numpy(known.shares), torch.from_numpy(known.weights)
-        whole = torch.Generator().manual_seed(seed)
-        self._offset = torch.rand(len(self._shares), generator=whole)
-        self._excess = torch.zeros(len(self._shares))
+    def __init__(
+        self,
+        known: PairShares,
+        first_row: int,
+        seed: int,
+        generator: torch.Generator,
+        orders: Sequence[Sequence[int]],
+    ) -> None:
+        self.known, self._row, self._orders = known, first_row, orders
+        self._rng = np.random.default_rng(int(torch.randint(1 << 62, (), generator=generator)))
+        self._offset = np.random.default_rng(seed).random(len(known.shares))
+        self.excess = np.zeros(len(known.shares), np.float32)
 
-    def keep(self, tokens: npt.NDArray[Any], values: npt.NDArray[np.float32], wanted: int) -> npt.NDArray[np.bool_]:
-        """Choose the wanted rows of a group, True in shape (N,), from the tokens and values (N, S) of all."""
-        cells = self._known.cells_of(self._known.codes(tokens, values))
-        target = self._up_to(self._row + wanted) - self._up_to(self._row)
-        self._row += wanted
-        weights = self._weights / (self._shares * wanted + 1)
-        excess = self._excess + self._counts(cells) - target
-        left = torch.ones(len(cells), dtype=torch.bool)
-        surplus = len(cells) - wanted
-        ends = [round(surplus * (r / _ROUNDS) ** _FASTER_FIRST) for r in range(_ROUNDS + 1)]
-        for size in np.diff(ends).tolist():
-            if not size:
-                continue
-            rows = torch.nonzero(left)[:, 0]
-            # Only some compete: rows of the same kind would all be left out at once.
-            chosen = torch.randperm(len(rows), generator=self._generator)[: max(4 * size, len(rows) // 2)]
-            rows = rows[chosen]
-            too_many = functional.embedding_bag(cells[rows], (weights * excess).unsqueeze(1), mode="sum")[:, 0]
-            out = rows[too_many.topk(size).indices]
-            left[out] = False
-            excess -= self._counts(cells[out])
-        self._excess = excess
-        kept: npt.NDArray[np.bool_] = left.numpy()
-        return kept
+    def walk(self, rows: int, order: int) -> Walk:
+        """Begin with the next rows, which are drawn side by side, slot by slot in one of the orders."""
+        shares = self.known.shares.astype(np.float64)
+        # Whole numbers, so that cells of less than a row are in as many blocks as they should.
+        before, after = (np.floor(shares * row + self._offset) for row in (self._row, self._row + rows))
+        self.excess -= (after - before).astype(np.float32)
+        self._row += rows
+        return Walk(self, self._orders[order], rows, self._rng)
 
-    def _up_to(self, row: int) -> Tensor:
-        """Rows that each counted cell is to have of the first ones of the sample, whole numbers, shape (M,)."""
-        return (self._shares.double() * row + self._offset).floor().float()
 
-    def _counts(self, cells: Tensor) -> Tensor:
-        return torch.bincount(cells.flatten(), minlength=len(self._shares)).float()
+class Walk:
+    """Chooses the cells of N rows, slot by slot; see `drawing.Choosing`.
+
+    Args:
+        balance: What the rows are to make up for.
+        order: The slots in the order that they are drawn in.
+        rows: N.
+        rng: Of the order in which rows are looked at.
+
+    """
+
+    def __init__(self, balance: Balance, order: Sequence[int], rows: int, rng: np.random.Generator) -> None:
+        self._balance, self._order, self._rows, self._rng = balance, order, rows, rng
+        self._drawn: list[tuple[int, Codes]] = []
+
+    def choose(self, slot: int, tokens: Tensor, values: Tensor) -> Tensor:
+        """Choose one of two tokens and values of the next slot, each (N, 2); whether it is the second, (N,)."""
+        known, place = self._balance.known, self._order[slot]
+        codes = known.codes_of(place, tokens.numpy(), values.numpy())
+        others = [*self._drawn, (place, codes)]
+        pairs, cells = zip(*(known.pair_cells(place, codes, *other) for other in others), strict=True)
+        parts = [slice(known.firsts[pair], known.firsts[pair + 1]) for pair in pairs]
+        sizes = [part.stop - part.start for part in parts]
+        # Cells of these pairs alone, one pair after another.
+        begin = np.cumsum([0, *sizes[:-1]])
+        first, second = (np.stack([cell[:, k] for cell in cells], axis=1) for k in (0, 1))
+        shift = begin - [part.start for part in parts]
+        excess = np.concatenate([self._balance.excess[part] for part in parts])
+        shares = np.concatenate([known.shares[part] for part in parts])
+        importance = np.repeat([*np.ones(len(pairs) - 1), _MARGIN_WEIGHT], sizes)
+        weights = (importance / (shares * self._rows + 1)).astype(np.float32)
+        excess += np.bincount((first + shift).ravel(), minlength=len(excess))
+        moved = np.zeros(len(codes), np.bool_)
+        differ = self._rng.permutation(np.flatnonzero(codes[:, 0] != codes[:, 1]))
+        moved[differ] = _move(first[differ] + shift, second[differ] + shift, excess, weights)
+        for part, own in zip(parts, np.split(excess, begin[1:]), strict=True):
+            self._balance.excess[part] = own
+        self._drawn.append((place, np.where(moved, codes[:, 1], codes[:, 0])))
+        return torch.from_numpy(moved)
+
+
+def _move(
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    excess: npt.NDArray[np.float32],
+    weights: npt.NDArray[np.float32],
+) -> npt.NDArray[np.bool_]:
+    """Tell where the second of two cells is to be taken, since chi-squared gets smaller by enough.
+
+    Args:
+        first: Counted cells of each pair, shape (n, k).
+        second: Those of the other choice, shape (n, k).
+        excess: Rows that counted cells have too many with the first ones, shape (C,); put right where rows move.
+        weights: Of the squares of that, shape (C,).
+
+    Returns:
+        Shape (n,).
+
+    """
+    rows, pairs = first.shape
+    both = np.concatenate([first, second], axis=1)
+    signs = np.repeat(np.array([1, -1], np.float32), pairs)
+    least = _WORTHWHILE + weights[both].sum(axis=1) / 2
+    moved = np.zeros(rows, np.bool_)
+    at_once = max(1, min(_AT_ONCE, rows // _LEAST_TURNS))
+    tiled = np.tile(signs, at_once)
+    for start in range(0, rows, at_once):
+        here = both[start : start + at_once]
+        gains = (weights * excess).take(here) @ signs
+        taken = gains > least[start : start + at_once]
+        moved[start : start + at_once] = taken
+        count = np.count_nonzero(taken)
+        if count:
+            excess -= np.bincount(here[taken].ravel(), tiled[: 2 * pairs * count], len(excess))
+    return moved
 
 
 def _pairs(slots: int) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ def read_options(kind: type[Options], model: ModelSpec) -> Options:
     """Read `model.options` into a dataclass of numbers.
 
     Raises:
-        SpecError: An option is unknown, no number, or out of its range.
+        SpecError: An option is unknown, not a (whole) number, or out of its range.
 
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
@@ -41,9 +41,11 @@ def read_options(kind: type[Options], model: ModelSpec) -> Options:
             close = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields) or 'none'}"
             raise SpecError(f"model.options.{name} is not an option of {model.method}", hint=hint)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SpecError(f"model.options.{name} must be a number, however: {value!r}")
-        values[name] = int(value) if isinstance(fields[name].default, int) else float(value)
+        whole = isinstance(fields[name].default, int)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or (whole and value != int(value)):
+            raise SpecError(f"model.options.{name} must be a {'whole ' if whole else ''}number, however: {value!r}")
+        values[name] = int(value) if whole else float(value)
         least, below = (fields[name].metadata.get(end, math.inf) for end in ("least", "below"))
         if fields[name].metadata and not least <= values[name] < below:
             raise SpecError(

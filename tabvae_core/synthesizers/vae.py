@@ -33,7 +33,7 @@ from tabvae_core.given import GivenColumn, given_cells, with_given
 from tabvae_core.models.calibration import Calibration
 from tabvae_core.models.drawing import Drawn, Draws, Given, Restriction, generate
 from tabvae_core.models.latent_prior import LatentPrior
-from tabvae_core.models.pairs import PairShares, Selection
+from tabvae_core.models.pairs import Balance, PairShares
 from tabvae_core.models.vae import NetworkSize, TabularVAE
 from tabvae_core.parallel import run_members
 from tabvae_core.progress import Progress, ProgressEvent, silent
@@ -56,6 +56,8 @@ _WIDE = 20
 _MANY_TOKENS = 20_000
 _PRIOR_ROWS = 20_000
 _COOLING_STEPS = 150
+_WORTHWHILE = 0.006
+"""Nats a slot that an epoch must still bring halfway for training to take twice as long."""
 _CANDIDATE_CELLS = 1_200
 """Cells of all candidates of a row: memory of a block does not grow with the columns beyond."""
 _PIECE_CELLS = 200_000
@@ -89,8 +91,8 @@ class _Options:
         tc: Price of a nat of total correlation between latent dimensions, for dimensions with meanings of their own.
         candidates: Rows drawn for each row with given cells, of which one is kept.
         given_rows: Share of the training rows of which a random subset of the columns is given, for `given`.
-        surplus: Rows drawn beyond those wanted, as a share of them: those whose pairs of cells are too many are left
-            out, so that all pairs of columns are as in the training rows. 0 draws faster.
+        choices: Cells drawn where one is wanted: of 2 one is kept, so that all pairs of columns are as in the training
+            rows; 1 draws faster.
 
     """
 
@@ -107,7 +109,7 @@ class _Options:
     tc: float = option(0.0, least=0)
     candidates: int = 16
     given_rows: float = 0.25
-    surplus: float = option(0.5, least=0)
+    choices: int = option(2, least=1, below=3)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class _Drawing:
         luck: Gumbel noise of the choice among the candidates of a row, shape (B,).
         times: Candidates of each row, of which one is kept.
         free: Whether nothing is given, so that rows are drawn side by side.
-        selection: Chooses those kept of a surplus of rows; None: there is none.
+        balance: Chooses between two cells for each one; None: there is but one.
 
     """
 
@@ -131,7 +133,7 @@ class _Drawing:
     luck: torch.Tensor
     times: int
     free: bool
-    selection: Selection | None = None
+    balance: Balance | None = None
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,7 @@ class VAESynthesizer(Synthesizer):
             weight_decay=0.3,
             patience=max(5, budget.epochs // 5),
             cooling_steps=min(_COOLING_STEPS, steps // 6),
+            worthwhile=math.inf if self.model.epochs else _WORTHWHILE * len(self._fitted.slots),
         )
         if self.model.max_seconds is not None:
             rounds, spent = math.ceil(n_members / workers), time.monotonic() - started
@@ -334,7 +337,7 @@ class VAESynthesizer(Synthesizer):
     def _count_pairs(self, encoded: EncodedRows) -> PairShares | None:
         """Shares of the cells of pairs; None where there is no pair, or too many of them."""
         (first, *_), slots = self._chains, len(self._fitted.slots)
-        if not self._options.surplus or not 1 < slots <= WIDE_SLOTS:
+        if self._options.choices == 1 or not 1 < slots <= WIDE_SLOTS:
             return None
         some = np.sort(np.random.default_rng(self.model.seed).permutation(len(encoded))[:_PAIR_ROWS])
         return PairShares.fit(
@@ -458,13 +461,14 @@ class VAESynthesizer(Synthesizer):
         members = [m for m in range(len(self._networks)) if not any(exact) or exact[m % len(chains)]]
         free = all(chain.cells is None for chain in chains)
         times = 1 if free or any(exact) else max(1, min(self._options.candidates, _CANDIDATE_CELLS // self._n_slots))
-        selection = None
-        # Rows that are bounded, or drawn to replace others, need not have the pairs of a whole table; rows with cells
-        # of their own, be it of columns without slots, are not left out.
+        balance = None
+        # Rows that are bounded, or drawn to replace others, need not have the pairs of a whole table, nor those with
+        # cells of their own, be it of columns without slots.
         is_whole = attempt == 0 and not any(chain.limits for chain in chains)
         if self._pairs is not None and is_whole and not any(column.mask.any() for column in cells.values()):
-            selection, cells = Selection(self._pairs, block * BLOCK_ROWS, seed, generator), {}
-        most = BLOCK_ROWS * times if selection is None else math.ceil(BLOCK_ROWS * (1 + self._options.surplus))
+            orders = [self._fitted.slots_like(chain.codec) for chain in self._chains]
+            balance = Balance(self._pairs, block * BLOCK_ROWS, seed, generator, orders)
+        most = BLOCK_ROWS * times
         # Whole blocks are always drawn, so that a shorter last block begins like a full one.
         make = Draws.make_even if free else Draws.make
         draws = make(most, self._n_slots, self._options.latent, generator)
@@ -474,8 +478,8 @@ class VAESynthesizer(Synthesizer):
         numbers = row_numbers(block, pieces[-1][1])
         parts = []
         for first, last in pieces:
-            some = slice(first * most // BLOCK_ROWS, last * most // BLOCK_ROWS)
-            drawing = _Drawing(numbers[first:last], draws.of(some), pick[some], luck[some], times, free, selection)
+            some = slice(first * times, last * times)
+            drawing = _Drawing(numbers[first:last], draws.of(some), pick[some], luck[some], times, free, balance)
             own = {name: _slice(column.cells, first, last) for name, column in cells.items()}
             parts.append(
                 self._draw_piece(
@@ -528,15 +532,13 @@ class VAESynthesizer(Synthesizer):
                 self._networks[member], self._priors[member].transform(piece.draws.latent[own], piece.pick[own]),
                 piece.draws.of(own), settling, given=None if chain.cells is None else chain.cells.of(own),
                 restrictions=chain.limits, weighed=times > 1, spread=piece.free,
+                choosing=None if piece.balance is None else piece.balance.walk(len(candidates), member % len(given)),
             )  # fmt: skip
             log_weights[own] += drawn.log_weights
             walks.append((candidates, settling, drawn))
-        if piece.selection is None:
-            is_kept = np.zeros(n, dtype=np.bool_)
-            best = log_weights.view(-1, times).argmax(dim=1).numpy()
-            is_kept[np.arange(n // times) * times + best] = True
-        else:
-            is_kept = piece.selection.keep(*self._in_one_order(n, members, walks), len(piece.rows))
+        is_kept = np.zeros(n, dtype=np.bool_)
+        best = log_weights.view(-1, times).argmax(dim=1).numpy()
+        is_kept[np.arange(n // times) * times + best] = True
         row_of = np.cumsum(is_kept) - 1
         tables, order = [], []
         for candidates, settling, drawn in walks:
@@ -547,17 +549,6 @@ class VAESynthesizer(Synthesizer):
             tables.append(table.select(list(self.schema.names)))
             order.append(rows)
         return take_rows(pa.concat_tables(tables).combine_chunks(), np.argsort(np.concatenate(order)))
-
-    def _in_one_order(
-        self, n: int, members: Sequence[int], walks: Sequence[tuple[npt.NDArray[np.int64], Settling, Drawn]]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Tokens and values (n, slots) of all candidates, slots in the order of the first chain."""
-        tokens = np.zeros((n, self._n_slots), np.int64)
-        values = np.zeros((n, self._n_slots), np.float32)
-        for member, (candidates, _, drawn) in zip(members, walks, strict=False):  # few rows do without some members
-            slots = self._chain_of(member).codec.slots_like(self._fitted)
-            tokens[candidates], values[candidates] = drawn.tokens.numpy()[:, slots], drawn.values.numpy()[:, slots]
-        return tokens, values
 
     def unlearned(self, given: pa.Table) -> dict[str, int]:
         """Count given cells of values that were never learned; see `Synthesizer.unlearned`."""
@@ -626,7 +617,7 @@ class VAESynthesizer(Synthesizer):
 
 def _refuse_meaningless(model: ModelSpec) -> None:
     """Refuse options of what differential privacy leaves no room for."""
-    for name in ("members", "dropout", "cell_dropout", "frequencies", "beta", "tc", "surplus"):
+    for name in ("members", "dropout", "cell_dropout", "frequencies", "beta", "tc", "choices"):
         if name in model.options:
             raise SpecError(
                 f"model.options.{name} means nothing with privacy.epsilon",

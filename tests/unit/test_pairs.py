@@ -1,4 +1,4 @@
-"""Rows left out of a surplus: pairs as in the training rows, and nothing kept of few of them."""
+"""Which of two cells is kept: pairs as in the training rows, and nothing known of few of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tables_made import people
-from tabvae_core.models.pairs import PairShares, Selection
+from tabvae_core.errors import SpecError
+from tabvae_core.models.pairs import Balance, PairShares
 from tabvae_core.spec import ModelSpec
 from tabvae_core.synthesizers.vae import VAESynthesizer
 
@@ -45,9 +46,17 @@ def counted(rows: Rows, least: int = LEAST) -> PairShares:
 
 def misfit(known: PairShares, rows: Rows) -> float:
     """Chi-squared of the pairs of rows."""
-    counts = np.bincount(known.cells_of(known.codes(*rows)).numpy().ravel(), minlength=len(known.shares))
-    expected = known.shares * len(rows[0])
-    return float(((counts - expected) ** 2 / np.maximum(expected, 0.5)).sum())
+    codes, total = known.codes(*rows), 0.0
+    for slot in range(3):
+        for other in range(slot + 1):
+            pair, cells = known.pair_cells(
+                slot, codes[:, slot, None], other, codes[:, other, None] if slot == other else codes[:, other]
+            )
+            part = slice(known.firsts[pair], known.firsts[pair + 1])
+            counts = np.bincount(cells[:, 0] - part.start, minlength=part.stop - part.start)
+            expected = known.shares[part] * len(codes)
+            total += float(((counts - expected) ** 2 / np.maximum(expected, 0.5)).sum())
+    return total
 
 
 @pytest.fixture(scope="module")
@@ -55,64 +64,109 @@ def known() -> PairShares:
     return counted(drawn(20_000, 0))
 
 
-def selection(known: PairShares, first_row: int = 0, block: int = 0) -> Selection:
-    return Selection(known, first_row, 3, torch.Generator().manual_seed(block))
+ORDERS = ((0, 1, 2), (1, 0, 2))
+
+
+def balance(known: PairShares, first_row: int = 0, block: int = 0) -> Balance:
+    return Balance(known, first_row, 3, torch.Generator().manual_seed(block), ORDERS)
+
+
+def chosen(one: Balance, rows: int, seed: int, slope: float = 0.1, order: int = 0, last: float = 0.1) -> Rows:
+    """Rows of which each cell was chosen of two, as a network would draw them after the cells before."""
+    rng, walk = np.random.default_rng(seed), one.walk(rows, order)
+    tokens, values = np.zeros((rows, 3), np.int32), np.zeros((rows, 3), np.float32)
+    for slot, place in enumerate(ORDERS[order]):
+        own, z = np.zeros((rows, 2), np.int64), np.zeros((rows, 2))
+        if place == 0:
+            own = rng.choice(3, (rows, 2), p=[0.4 - last, 0.6, last])
+            z = np.where(own == 0, rng.exponential(1, (rows, 2)) + 0.1, 0)
+        elif place == 1:
+            own = np.minimum(rng.geometric(0.2, (rows, 2)) - 1, 49)
+        else:
+            mean = slope * tokens[:, 1] + slope * 5 * (tokens[:, 0] == 1)
+            z = rng.normal(0, 1, (rows, 2)) + mean[:, None]
+        z = ((np.floor(z / CELL) + 0.5) * CELL).astype(np.float32)
+        second = walk.choose(slot, torch.from_numpy(own), torch.from_numpy(z)).numpy().astype(np.int64)
+        assert second.shape == (rows,)
+        tokens[:, place], values[:, place] = own[np.arange(rows), second], z[np.arange(rows), second]
+    return tokens, values
+
+
+def joined(parts: list[Rows]) -> Rows:
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 @pytest.mark.parametrize("slope", [0.1, 0.12], ids=["by chance", "and a model that errs"])
-def test_pairs_of_kept_rows_are_nearer_to_the_training_rows(known: PairShares, slope: float) -> None:
-    rows = drawn(6_144, 1, slope)
-    kept = selection(known).keep(*rows, 4_096)
-    assert kept.sum() == 4_096
-    some = misfit(known, (rows[0][:4_096], rows[1][:4_096]))
-    assert misfit(known, (rows[0][kept], rows[1][kept])) < 0.7 * some
+def test_pairs_are_nearer_to_the_training_rows(known: PairShares, slope: float) -> None:
+    some = misfit(known, drawn(4_096, 1, slope))
+    assert misfit(known, chosen(balance(known), 4_096, 1, slope)) < 0.5 * some
+
+
+def test_rows_of_members_with_orders_of_their_own_make_up_for_each_other(known: PairShares) -> None:
+    def both(together: bool) -> Rows:
+        one = balance(known)
+        other = one if together else balance(known)
+        return joined([chosen(one, 2_048, 1), chosen(other, 2_048, 2, order=1)])
+
+    assert misfit(known, both(True)) < 0.8 * misfit(known, both(False))
 
 
 def test_a_slots_own_shares_come_first(known: PairShares) -> None:
-    tokens, values = drawn(6_144, 1)
-    tokens[:700, 0] = 2
-    kept = selection(known).keep(tokens, values, 4_096)
-    assert (tokens[:, 0] == 2).mean() > 0.19
-    assert (tokens[kept, 0] == 2).mean() == pytest.approx(0.1, abs=0.01)
+    """The model draws 0.15 where 0.1 are wanted."""
+    tokens, _ = chosen(balance(known), 4_096, 1, last=0.15)
+    assert (tokens[:, 0] == 2).mean() == pytest.approx(0.1, abs=0.01)
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=4), st.integers(0, 200), st.integers(0, 99))
+def test_only_cells_of_different_codes_are_exchanged(known: PairShares) -> None:
+    """Within a bin nothing is known, and the first is as good."""
+    values = torch.tensor([[0.001, 0.002]]).repeat(4_096, 1)
+    codes = known.codes_of(2, np.zeros((1, 2), np.int64), values[:1].numpy())
+    assert codes[0, 0] == codes[0, 1]
+    walk = Balance(known, 0, 3, torch.Generator().manual_seed(0), [(2, 0, 1)]).walk(4_096, 0)
+    assert not walk.choose(0, torch.zeros(4_096, 2, dtype=torch.long), values).any()
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=4), st.integers(0, 1), st.integers(0, 99))
 @settings(deadline=None, max_examples=30)
-def test_any_group_keeps_as_many_rows_as_are_wanted(
-    known: PairShares, groups: list[int], surplus: int, seed: int
+def test_groups_of_any_size_are_drawn_the_same_again(
+    known: PairShares, groups: list[int], order: int, seed: int
 ) -> None:
-    one, again = selection(known), selection(known)
-    for wanted in groups:
-        rows = drawn(wanted + surplus, seed)
-        kept = one.keep(*rows, wanted)
-        assert kept.shape == (wanted + surplus,)
-        assert kept.sum() == wanted
-        np.testing.assert_array_equal(kept, again.keep(*rows, wanted))
+    one, again = balance(known), balance(known)
+    for rows in groups:
+        tokens, values = chosen(one, rows, seed, order=order)
+        other = chosen(again, rows, seed, order=order)
+        np.testing.assert_array_equal(tokens, other[0])
+        np.testing.assert_array_equal(values, other[1])
 
 
 def test_small_groups_make_up_for_each_other(known: PairShares) -> None:
-    one, rows = selection(known), [drawn(192, seed) for seed in range(32)]
-    kept = [one.keep(*some, 128) for some in rows]
-    together = tuple(np.concatenate([some[k][m] for some, m in zip(rows, kept, strict=True)]) for k in (0, 1))
-    alone = [selection(known).keep(*some, 128) for some in rows]
-    apart = tuple(np.concatenate([some[k][m] for some, m in zip(rows, alone, strict=True)]) for k in (0, 1))
-    assert misfit(known, (together[0], together[1])) < 0.6 * misfit(known, (apart[0], apart[1]))
+    one = balance(known)
+    together = joined([chosen(one, 128, seed) for seed in range(32)])
+    apart = joined([chosen(balance(known), 128, seed) for seed in range(32)])
+    assert misfit(known, together) < 0.6 * misfit(known, apart)
+
+
+def test_few_rows_do_not_all_move_to_the_same_cells(known: PairShares) -> None:
+    """Of a hundred rows at once each would make up for what all lack."""
+    some, by_chance = (
+        np.mean([misfit(known, rows(seed)) for seed in range(20)])
+        for rows in (lambda seed: chosen(balance(known), 100, seed), lambda seed: drawn(100, seed))
+    )
+    assert some < 0.8 * by_chance
 
 
 def test_rows_that_are_rarer_than_one_a_block_come_in_as_many_blocks_as_they_should() -> None:
     tokens, middle = drawn(20_000, 0)
-    tokens[:, 1] %= 10
     rare = np.arange(20_000) % 1_600 == 0  # 13 rows: two in three blocks
+    tokens[:, 1] %= 10
     tokens[rare, 1] = 49
-    known = counted((tokens, middle))
-    found = 0
+    known, found, rng = counted((tokens, middle)), 0, np.random.default_rng(5)
     for block in range(25):
-        some, values = drawn(2_048, block + 1)
-        some[:, 1] %= 10
-        some[::200, 1] = 49
-        kept = selection(known, block * 1_024, block).keep(some, values, 1_024)
-        found += int((some[kept, 1] == 49).sum())
-    assert found == pytest.approx(25 * 1_024 / 1_600, abs=4)
+        walk = Balance(known, block * 1_024, 3, torch.Generator().manual_seed(block), ((1, 0, 2),)).walk(1_024, 0)
+        own = np.where(rng.random((1_024, 2)) < 0.004, 49, (rng.geometric(0.2, (1_024, 2)) - 1) % 10)
+        second = walk.choose(0, torch.from_numpy(own), torch.zeros(1_024, 2)).numpy()
+        found += int((own[np.arange(1_024), second.astype(np.int64)] == 49).sum())
+    assert found == pytest.approx(25 * 1_024 / 1_600, abs=4), "of 100 that are drawn"
 
 
 @pytest.mark.parametrize("rows", [30, 300, 20_000])
@@ -155,39 +209,43 @@ def test_rare_members_of_a_category_are_one(known: PairShares) -> None:
 
 
 def test_arrays_are_all_there_is(known: PairShares) -> None:
-    rows = drawn(500, 7)
-    again = PairShares.from_arrays({name: part.copy() for name, part in known.arrays().items()})
-    np.testing.assert_array_equal(selection(again).keep(*rows, 400), selection(known).keep(*rows, 400))
+    arrays = {name: part.copy() for name, part in known.arrays().items()}
+    for stored in (arrays, arrays | {"weights": np.ones(3, np.float32)}):  # bundles of old hold one more
+        again = PairShares.from_arrays(stored)
+        np.testing.assert_array_equal(chosen(balance(again), 500, 7)[0], chosen(balance(known), 500, 7)[0])
 
 
 # In the method -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def sampled() -> Callable[[float, int], pa.Table]:
+def sampled() -> Callable[[int], pa.Table]:
     table = people(2_000)
 
-    def sample(surplus: float, rows: int) -> pa.Table:
-        options = {"members": 1, "surplus": surplus}
-        return VAESynthesizer(ModelSpec(method="vae", epochs=2, options=options)).fit(table).sample(rows, seed=1)
+    def sample(choices: int) -> pa.Table:
+        options = {"members": 1, "choices": choices}
+        return VAESynthesizer(ModelSpec(method="vae", epochs=2, options=options)).fit(table).sample(2_000, seed=1)
 
     return sample
 
 
-def test_a_surplus_brings_pairs_nearer(sampled: Callable[[float, int], pa.Table]) -> None:
+def test_two_choices_bring_pairs_nearer(sampled: Callable[[int], pa.Table]) -> None:
     real = people(2_000).to_pandas()
     names = [name for name in real if real[name].nunique() <= 10]
     assert len(names) >= 2
 
-    def shares(table: pa.Table) -> npt.NDArray[np.float64]:
-        frame = table.to_pandas()
-        both = (real.assign(of="real"), frame.assign(of="made"))
-        found = []
+    def misfits(table: pa.Table) -> float:
+        both, total = (real, table.to_pandas()), 0.0
         for i, one in enumerate(names):
             for other in names[:i]:
                 parts = [part.groupby([one, other], observed=True).size() / len(part) for part in both]
-                found.append(float(parts[0].sub(parts[1], fill_value=0).abs().sum()))
-        return np.array(found)
+                total += float(parts[0].sub(parts[1], fill_value=0).abs().sum())
+        return total
 
-    without, with_surplus = shares(sampled(0.0, 2_000)), shares(sampled(0.5, 2_000))
-    assert with_surplus.sum() < 0.8 * without.sum()
+    assert misfits(sampled(2)) < 0.8 * misfits(sampled(1))
+
+
+@pytest.mark.parametrize("choices", [0, 3, 1.5, float("inf")])
+def test_other_numbers_of_choices_are_refused(choices: float) -> None:
+    with pytest.raises(SpecError, match=r"model\.options\.choices"):
+        VAESynthesizer(ModelSpec(method="vae", options={"choices": choices}))

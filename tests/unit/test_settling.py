@@ -481,6 +481,23 @@ def test_values_are_rounded_before_later_slots_see_them() -> None:
     assert block.decoded().equals(codec.decode(encoded.tokens, somewhere, rows=rows, seed=0))
 
 
+def test_of_several_cells_each_is_settled_as_if_it_were_drawn() -> None:
+    """Those that follow from others, too."""
+    table = planted(RelationKind.SUM, "decimals", 0.5, nulls=0.05)
+    codec, links = linked(table, RelationKind.SUM, ("a", "b"))
+    encoded = codec.encode(table)
+    targets = torch.from_numpy(links.targets(codec, table, encoded.tokens).astype(np.int64))
+    assert int(targets.max()) >= codec.slots[2].n_tokens, "some follow"
+    values = torch.from_numpy((encoded.low + encoded.high) / 2)
+    settling, turned = Settling(codec, links), torch.randperm(ROWS, generator=torch.Generator().manual_seed(0))
+    for slot in range(3):
+        cells = [torch.stack([part[:, slot], part[turned, slot]], dim=1) for part in (targets, values)]
+        together = settling.settled(slot, *cells)
+        for k in (1, 0):  # later slots go on from the first ones
+            alone = settling.settle(slot, *(part[:, k] for part in cells))
+            assert all(torch.equal(one, many[:, k]) for one, many in zip(alone, together, strict=True))
+
+
 def test_columns_that_are_no_numbers_pass() -> None:
     table = pa.table({"s": ["a", "b"] * 50, "a": np.arange(100)})
     source = as_source(table)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tabvae_core.errors import DataError
+from tabvae_core.progress import ProgressEvent
 from tabvae_core.training import TrainingPlan, TrainingRecord, train
 
 ROWS = 256
@@ -167,3 +169,50 @@ def test_a_resumed_training_says_where_it_goes_on(tmp_path: Path, caplog: pytest
     with caplog.at_level("INFO", "tabvae_core.training"):
         run(fresh(), tmp_path, epochs=2)
     assert "resumed from the checkpoint of epoch 2" in caplog.messages
+
+
+# ---------------------------------------------------------------- tables that still teach much halfway
+
+
+@pytest.mark.parametrize(
+    ("worthwhile", "epochs"), [(0.09, 12), (0.11, 6)], ids=["still teaches much", "has taught most"]
+)
+def test_epochs_are_doubled_where_the_one_that_ends_the_first_half_brings_enough(
+    worthwhile: float, epochs: int
+) -> None:
+    """Losses fall by 0.5, 0.1 and little more; of six epochs the third ends the first half."""
+    values = iter([2.0, 1.5, 1.4, *(1.4 - 0.001 * k for k in range(1, 10))])
+    events: list[ProgressEvent] = []
+    plan = TrainingPlan(6, 32, 0.02, seed=3, worthwhile=worthwhile)
+    record = train(fresh(), loss, lambda _: next(values), ROWS, plan, progress=events.append)
+    assert (record.epochs, record.stopped) == (epochs, "epochs")
+    ends = [event for event in events if event.done == int(event.done)]
+    assert [event.total for event in ends] == [6, 6, *[epochs] * (epochs - 2)]
+
+
+def test_few_epochs_and_plans_that_do_not_ask_are_not_doubled() -> None:
+    for plan in (TrainingPlan(2, 32, 0.02, worthwhile=0.0), TrainingPlan(6, 32, 0.02)):
+        values = iter(10.0 - k for k in range(20))
+        assert train(fresh(), loss, lambda _, values=values: next(values), ROWS, plan).epochs == plan.epochs
+
+
+def test_a_resumed_training_is_doubled_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    def losses() -> Iterator[float]:
+        return iter(10.0 - k for k in range(12))
+
+    plan, whole, values = TrainingPlan(6, 32, 0.02, seed=3, worthwhile=0.5), fresh(), losses()
+    train(whole, loss, lambda _: next(values), ROWS, plan)
+    broken, resumed, values = fresh(), fresh(), losses()
+
+    def dies(model: nn.Module) -> float:
+        value = next(values)
+        if value == 10.0 - 4:
+            raise Killed
+        return value
+
+    with pytest.raises(Killed):
+        train(broken, loss, dies, ROWS, plan, checkpoint=tmp_path)
+    rest = iter(10.0 - k for k in range(4, 12))
+    record = train(resumed, loss, lambda _: next(rest), ROWS, plan, checkpoint=tmp_path)
+    assert record.epochs == 12
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))

@@ -362,7 +362,7 @@ def test_values_are_drawn_from_the_density_that_is_learned(network: TabularVAE) 
     walk._guesses = guess.expand(rows, -1)
     mixture = walk._mixture(slot, hidden.expand(rows, -1), torch.zeros(rows, dtype=torch.long), slice(None), None, None)
     drawn, _ = mixture.draw(Uniforms(walk._draws.components[:, slot]), Uniforms(walk._draws.values[:, slot]))
-    shares = (drawn[None] <= grid[::40, None]).float().mean(dim=1)
+    shares = (drawn[:, 0][None] <= grid[::40, None]).float().mean(dim=1)
     assert torch.allclose(shares, learned[::40], atol=0.015)
 
 
@@ -407,7 +407,7 @@ def test_values_with_ratios_are_drawn_from_the_density_that_is_learned(second: f
         drawn, _ = mixture.draw(Uniforms(walk._draws.components[:, slot]), Uniforms(walk._draws.values[:, slot]))
         places = grid[500:6_000:500]
         scored = [mixture.log_density(place.expand(rows))[0] for place in places]
-    shares = (drawn[None] <= grid[::100, None]).float().mean(dim=1)
+    shares = (drawn[:, 0][None] <= grid[::100, None]).float().mean(dim=1)
     assert torch.allclose(shares, learned[::100] / learned[-1], atol=0.015)
     assert torch.allclose(torch.stack(scored), density[500:6_000:500].log(), atol=0.05)
     alone = torch.logsumexp(mixture._truncated.mass, dim=-1) - torch.logsumexp(mixture._near.mass, dim=-1)
@@ -471,6 +471,56 @@ def test_first_rows_do_not_depend_on_how_many_follow(network: TabularVAE) -> Non
     few = cells_of(network, z[:100], draws.of(slice(100)), Unsettled())
     assert torch.equal(few[0], every[0][:100])
     assert torch.allclose(few[1], every[1][:100], atol=1e-5)
+
+
+class Always:
+    """Chooses the same of two cells everywhere, and remembers what it chose from."""
+
+    def __init__(self, choice: int) -> None:
+        self.choice = choice
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def choose(self, slot: int, tokens: Tensor, values: Tensor) -> Tensor:
+        assert slot == len(self.seen)
+        self.seen.append((tokens, values))
+        return torch.full((len(tokens),), bool(self.choice))
+
+
+class Rounded(Unsettled):
+    """Settles values to tenths."""
+
+    def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return tokens, (values * 10).round() / 10
+
+    settled = settle
+
+
+@pytest.mark.parametrize("choice", [0, 1])
+def test_chosen_cells_are_the_rows_and_later_slots_see_them(network: TabularVAE, choice: int) -> None:
+    z, choosing = torch.randn(300, 3), Always(choice)
+    tokens, values = cells_of(network, z, draws_of(300), Rounded(), choosing=choosing)
+    assert len(choosing.seen) == SLOTS
+    for slot, seen in enumerate(choosing.seen):
+        assert torch.equal(seen[0][:, choice], tokens[:, slot])
+        assert torch.equal(seen[1][:, choice], values[:, slot]), "what is chosen from is settled"
+    if choice == 0:
+        alone = cells_of(network, z, draws_of(300), Rounded())
+        assert torch.equal(alone[0], tokens)
+        assert torch.allclose(alone[1], values, atol=1e-5)
+
+
+def test_either_of_two_cells_is_one_that_the_network_draws(network: TabularVAE) -> None:
+    rows = 20_000
+    z = torch.randn(rows, 3)
+    one, other = (
+        cells_of(network, z, draws_of(rows), Unsettled(), spread=True, choosing=Always(choice)) for choice in (0, 1)
+    )
+    for slot, n in enumerate(LAYOUT.n_tokens):
+        shares = [torch.bincount(part[0][:, slot], minlength=n) / rows for part in (one, other)]
+        assert torch.allclose(*shares, atol=0.02), f"slot {slot}"
+    carries = [part[1][part[0][:, 2] == 0, 2] for part in (one, other)]
+    assert torch.allclose(*(part.quantile(torch.linspace(0.1, 0.9, 9)) for part in carries), atol=0.06)
+    assert float((one[0][:, 1] != other[0][:, 1]).float().mean()) > 0.3
 
 
 def test_given_cells_weigh_what_was_proposed(network: TabularVAE) -> None:
