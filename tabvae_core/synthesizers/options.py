@@ -42,9 +42,11 @@ def read_options(kind: type[Options], model: ModelSpec) -> Options:
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields) or 'none'}"
             raise SpecError(f"model.options.{name} is not an option of {model.method}", hint=hint)
         whole = isinstance(fields[name].default, int)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or (whole and value != int(value)):
-            raise SpecError(f"model.options.{name} must be a {'whole ' if whole else ''}number, however: {value!r}")
+        expected = f"model.options.{name} must be a {'whole ' if whole else ''}number, however: {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise SpecError(expected)
+        if not math.isfinite(value) or (whole and value != int(value)):
+            raise SpecError(expected)
         values[name] = int(value) if whole else float(value)
         least, below = (fields[name].metadata.get(end, math.inf) for end in ("least", "below"))
         if fields[name].metadata and not least <= values[name] < below:
