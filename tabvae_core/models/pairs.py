@@ -151,6 +151,17 @@ class PairShares:
             result[numbers] = np.searchsorted(self.edges[slot], number, side="right")
         return result
 
+    def after(self, others: Sequence[int], slot: int) -> _Pairs:
+        """Pairs of a slot with those before it, in an order that they are drawn in, and with itself."""
+        key = (*others, slot)
+        if key not in self._after:
+            self._after[key] = _Pairs.of(self, key)
+        return self._after[key]
+
+    @cached_property
+    def _after(self) -> dict[tuple[int, ...], _Pairs]:
+        return {}
+
     @cached_property
     def grids(self) -> npt.NDArray[np.int64]:
         """Where the grid of each pair begins in `cells`, and where the last one ends, shape (P + 1,)."""
@@ -162,30 +173,6 @@ class PairShares:
         """First counted cell of each pair, that of all cells of few rows, and how many there are, shape (P + 1,)."""
         return np.concatenate([[0], np.maximum.reduceat(self.cells, self.grids[:-1]) + 1]).astype(np.int64)
 
-    def pair_cells(
-        self, slot: int, codes: Codes, other: int, codes_of_other: Codes
-    ) -> tuple[int, npt.NDArray[np.int32]]:
-        """Pair of two slots, and the counted cells that rows have there.
-
-        Args:
-            slot: One slot.
-            codes: Codes of n cells of it for each row, shape (N, n).
-            other: The other slot, or the same.
-            codes_of_other: Codes of its cells, shape (N,); of the same slot: `codes`.
-
-        Returns:
-            Number of the pair, and counted cells, shape (N, n).
-
-        """
-        pair = max(slot, other) * (max(slot, other) + 1) // 2 + min(slot, other)
-        if slot == other:
-            at = codes * (self.sizes[slot] + 1)
-        elif slot > other:
-            at = codes * self.sizes[other] + codes_of_other[:, None]
-        else:
-            at = codes_of_other[:, None] * self.sizes[slot] + codes
-        return pair, self.cells[self.grids[pair] + at]
-
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """What a bundle stores."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -194,6 +181,61 @@ class PairShares:
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """Rebuild from a bundle."""
         return cls(*(arrays[field.name] for field in dataclasses.fields(cls)))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of one slot with k - 1 others and with itself, and the C counted cells of these pairs alone.
+
+    Args:
+        by_own: What the slot's code counts for where a row is in the grid of each pair, shape (k,).
+        by_other: What the other's code counts for, shape (k - 1,).
+        begin: Where the grids begin, shape (k,).
+        shift: From counted cells to those of these pairs, shape (k,).
+        counted: Which counted cells these are, shape (C,).
+        shares: Of the training rows, shape (C,).
+        own: How many of them are of the slot by itself, which come last.
+
+    """
+
+    by_own: npt.NDArray[np.int64]
+    by_other: npt.NDArray[np.int64]
+    begin: npt.NDArray[np.int64]
+    shift: npt.NDArray[np.int32]
+    counted: npt.NDArray[np.int32]
+    shares: npt.NDArray[np.float32]
+    own: int
+
+    @classmethod
+    def of(cls, known: PairShares, slots: Sequence[int]) -> Self:
+        """Those of the last of some slots with the others."""
+        *others, slot = slots
+        before = np.array(others, np.int64)
+        pairs = np.array([*(_pair(slot, other) for other in others), _pair(slot, slot)])
+        first, sizes = known.firsts[pairs].astype(np.int32), np.diff(known.firsts)[pairs]
+        counted = np.concatenate([np.arange(n, dtype=np.int32) + k for k, n in zip(first, sizes, strict=True)])
+        return cls(
+            by_own=np.append(np.where(before < slot, known.sizes[before], 1), known.sizes[slot] + 1),
+            by_other=np.where(before < slot, 1, known.sizes[slot]),
+            begin=known.grids[pairs],
+            shift=(np.cumsum(sizes) - sizes - first).astype(np.int32),
+            counted=counted,
+            shares=known.shares[counted],
+            own=int(sizes[-1]),
+        )
+
+    def weights(self, rows: int) -> npt.NDArray[np.float32]:
+        """Of the squares of what cells have too many of some rows, as in chi-squared, shape (C,)."""
+        weights = np.float32(1) / (self.shares * np.float32(rows) + np.float32(1))
+        weights[-self.own :] *= _MARGIN_WEIGHT
+        return weights
+
+    def cells(self, known: PairShares, others: Codes, own: Codes) -> npt.NDArray[np.int32]:
+        """Cells (N, k) of these pairs that rows are in, by the codes of the others (N, k - 1) and of the slot, (N,)."""
+        at = own[:, None] * self.by_own + self.begin
+        at[:, :-1] += others * self.by_other
+        cells: npt.NDArray[np.int32] = known.cells[at] + self.shift
+        return cells
 
 
 class Balance:
@@ -243,38 +285,29 @@ class Walk:
     """
 
     def __init__(self, balance: Balance, order: Sequence[int], rows: int, rng: np.random.Generator) -> None:
-        self._balance, self._order, self._rows, self._rng = balance, order, rows, rng
-        self._drawn: list[tuple[int, Codes]] = []
+        self._balance, self._order, self._rng = balance, order, rng
+        self._codes = np.zeros((rows, len(order)), np.int64)
 
     def choose(self, slot: int, tokens: Tensor, values: Tensor) -> Tensor:
         """Choose one of two tokens and values of the next slot, each (N, 2); whether it is the second, (N,)."""
-        known, place = self._balance.known, self._order[slot]
-        codes = known.codes_of(place, tokens.numpy(), values.numpy())
-        others = [*self._drawn, (place, codes)]
-        pairs, cells = zip(*(known.pair_cells(place, codes, *other) for other in others), strict=True)
-        parts = [slice(known.firsts[pair], known.firsts[pair + 1]) for pair in pairs]
-        sizes = [part.stop - part.start for part in parts]
-        # Cells of these pairs alone, one pair after another.
-        begin = np.cumsum([0, *sizes[:-1]])
-        first, second = (np.stack([cell[:, k] for cell in cells], axis=1) for k in (0, 1))
-        shift = begin - [part.start for part in parts]
-        excess = np.concatenate([self._balance.excess[part] for part in parts])
-        shares = np.concatenate([known.shares[part] for part in parts])
-        importance = np.repeat([*np.ones(len(pairs) - 1), _MARGIN_WEIGHT], sizes)
-        weights = (importance / (shares * self._rows + 1)).astype(np.float32)
-        excess += np.bincount((first + shift).ravel(), minlength=len(excess))
-        moved = np.zeros(len(codes), np.bool_)
+        known, excess_of, before = self._balance.known, self._balance.excess, self._codes[:, :slot]
+        place = self._order[slot]
+        pairs, codes = known.after(self._order[:slot], place), known.codes_of(place, tokens.numpy(), values.numpy())
+        first = pairs.cells(known, before, codes[:, 0])
+        excess = excess_of[pairs.counted]
+        excess += np.bincount(first.ravel(), minlength=len(excess))
         differ = self._rng.permutation(np.flatnonzero(codes[:, 0] != codes[:, 1]))
-        moved[differ] = _move(first[differ] + shift, second[differ] + shift, excess, weights)
-        for part, own in zip(parts, np.split(excess, begin[1:]), strict=True):
-            self._balance.excess[part] = own
-        self._drawn.append((place, np.where(moved, codes[:, 1], codes[:, 0])))
+        second = pairs.cells(known, before[differ], codes[differ, 1])
+        moved = np.zeros(len(codes), np.bool_)
+        moved[differ] = _move(first[differ], second, excess, pairs.weights(len(codes)))
+        excess_of[pairs.counted] = excess
+        self._codes[:, slot] = np.where(moved, codes[:, 1], codes[:, 0])
         return torch.from_numpy(moved)
 
 
 def _move(
-    first: npt.NDArray[np.int64],
-    second: npt.NDArray[np.int64],
+    first: npt.NDArray[np.int32],
+    second: npt.NDArray[np.int32],
     excess: npt.NDArray[np.float32],
     weights: npt.NDArray[np.float32],
 ) -> npt.NDArray[np.bool_]:
@@ -293,20 +326,27 @@ def _move(
     rows, pairs = first.shape
     both = np.concatenate([first, second], axis=1)
     signs = np.repeat(np.array([1, -1], np.float32), pairs)
-    least = _WORTHWHILE + weights[both].sum(axis=1) / 2
+    brings = weights[both]
+    least = _WORTHWHILE + brings.sum(axis=1) / 2
+    brings *= signs
     moved = np.zeros(rows, np.bool_)
     at_once = max(1, min(_AT_ONCE, rows // _LEAST_TURNS))
     tiled = np.tile(signs, at_once)
     for start in range(0, rows, at_once):
         here = both[start : start + at_once]
-        gains = (weights * excess).take(here) @ signs
+        gains = np.einsum("ij,ij->i", brings[start : start + at_once], excess[here])
         taken = gains > least[start : start + at_once]
         moved[start : start + at_once] = taken
-        count = np.count_nonzero(taken)
-        if count:
-            excess -= np.bincount(here[taken].ravel(), tiled[: 2 * pairs * count], len(excess))
+        cells = here[taken].ravel()
+        np.subtract.at(excess, cells, tiled[: len(cells)])
     return moved
 
 
 def _pairs(slots: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(slots) for j in range(i + 1)]
+
+
+def _pair(one: int, other: int) -> int:
+    """Number of a pair among `_pairs`."""
+    high, low = max(one, other), min(one, other)
+    return high * (high + 1) // 2 + low

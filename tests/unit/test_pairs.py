@@ -48,14 +48,11 @@ def misfit(known: PairShares, rows: Rows) -> float:
     """Chi-squared of the pairs of rows."""
     codes, total = known.codes(*rows), 0.0
     for slot in range(3):
-        for other in range(slot + 1):
-            pair, cells = known.pair_cells(
-                slot, codes[:, slot, None], other, codes[:, other, None] if slot == other else codes[:, other]
-            )
-            part = slice(known.firsts[pair], known.firsts[pair + 1])
-            counts = np.bincount(cells[:, 0] - part.start, minlength=part.stop - part.start)
-            expected = known.shares[part] * len(codes)
-            total += float(((counts - expected) ** 2 / np.maximum(expected, 0.5)).sum())
+        pairs = known.after(range(slot), slot)
+        cells = pairs.cells(known, codes[:, :slot], codes[:, slot])
+        counts = np.bincount(cells.ravel(), minlength=len(pairs.counted))
+        expected = pairs.shares * len(codes)
+        total += float(((counts - expected) ** 2 / np.maximum(expected, 0.5)).sum())
     return total
 
 
