@@ -148,14 +148,20 @@ def ground_of(
     return Ground(schema, tables, view, encoding, targets, to_synthetic, to_reference, seed)
 
 
-def risk_of(succeeded: Mask, among: Mask, is_member: Mask) -> Estimate | None:
+def risk_of(
+    succeeded: Mask, among: Mask, is_member: Mask, rows: npt.NDArray[np.int64] | None = None
+) -> Estimate | None:
     """The risk among some of the targets; None where they are too few.
 
     Args:
-        succeeded: Which guesses were right, shape (2 n,).
-        among: Which targets count, shape (2 n,).
-        is_member: Which of them were learned, shape (2 n,).
+        succeeded: Which guesses were right, shape (n,).
+        among: Which of them count, shape (n,).
+        is_member: Which of them are about learned rows, shape (n,).
+        rows: The rows that they are about, shape (n,), where there are several about one; None: one about each.
 
     """
-    members, controls = succeeded[among & is_member], succeeded[among & ~is_member]
-    return risk(members, controls) if min(len(members), len(controls)) >= LEAST else None
+    sides = among & is_member, among & ~is_member
+    if min(np.count_nonzero(side) for side in sides) < LEAST:
+        return None
+    members, controls = (succeeded[side] for side in sides)
+    return risk(members, controls, None if rows is None else (rows[sides[0]], rows[sides[1]]))

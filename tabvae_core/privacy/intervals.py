@@ -17,9 +17,10 @@ _Z = 1.959964
 _DIGITS = 6
 
 Mask = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.int64]
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
+def wilson(successes: float, trials: float) -> tuple[float, float]:
     """Centre and half width of a share's interval (Wilson, 1927); it holds for rare successes and few trials."""
     share, weight = successes / trials, _Z**2 / trials
     centre = (share + weight / 2) / (1 + weight)
@@ -27,7 +28,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return centre, half
 
 
-def risk(attacked: Mask, control: Mask) -> Estimate:
+def risk(attacked: Mask, control: Mask, of_rows: tuple[Rows, Rows] | None = None) -> Estimate:
     """What an attack gains on training rows beyond control rows: (a - c) / (1 - c).
 
     The estimate and the propagation of its two Wilson intervals are those of Giomi et al., "A Unified Framework for
@@ -37,9 +38,13 @@ def risk(attacked: Mask, control: Mask) -> Estimate:
     Args:
         attacked: Which guesses about training rows succeeded, shape (n,), n > 0.
         control: Which guesses about control rows did, shape (m,), m > 0.
+        of_rows: Rows that the guesses are about, shapes (n,) and (m,), where there are several about one: what
+            they say depends on each other. None: there is one about each.
 
     """
-    (a, half_a), (c, half_c) = (wilson(int(side.sum()), len(side)) for side in (attacked, control))
+    sides = (attacked, control)
+    trials = tuple(map(len, sides)) if of_rows is None else tuple(map(_trials, sides, of_rows))
+    (a, half_a), (c, half_c) = (wilson(float(side.mean()) * n, n) for side, n in zip(sides, trials, strict=True))
     room = max(1 - c, 1e-9)
     centre = (a - c) / room
     half = math.hypot(half_a / room, (1 - a) / room**2 * half_c)
@@ -48,6 +53,19 @@ def risk(attacked: Mask, control: Mask) -> Estimate:
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
     value = min(max(value, low), high)
     return _estimate(value, low, high, len(attacked) + len(control))
+
+
+def _trials(successes: Mask, rows: Rows) -> float:
+    """Independent guesses that as many as these about fewer rows are worth (Korn & Graubard, 1998).
+
+    The variance of their share is that of a ratio estimator over rows.
+    """
+    _, row = np.unique(rows, return_inverse=True)
+    sizes, sums, share = np.bincount(row), np.bincount(row, successes), float(successes.mean())
+    n, k = len(successes), len(sizes)
+    variance = ((sums - share * sizes) ** 2).sum() / n**2 * k / max(k - 1, 1)
+    # Where all guesses are alike nothing tells how much those about a row depend on each other.
+    return min(max(share * (1 - share) / variance, 1.0), n) if variance > 0 else float(k)
 
 
 def precision_gain(members: Mask) -> Estimate:

@@ -21,6 +21,7 @@ def memorised_values(ground: Ground) -> AttackResult:
 
     In the manner of Carlini et al., "The Secret Sharer" (USENIX Security 2019), without inserted canaries: values of
     members and of controls that occur once among all targets are exchangeable unless members' values were memorised.
+    Values of one row depend on each other, so intervals count rows.
     """
     n = ground.targets
     found: list[Mask] = []
@@ -41,8 +42,8 @@ def memorised_values(ground: Ground) -> AttackResult:
         name="memorised_values",
         title="Values of one row alone, repeated",
         knows="that a value is one person's alone",
-        advantage=risk_of(repeated, np.ones(len(rows), np.bool_), is_member),
-        exposed=risk_of(repeated, exposed, is_member),
+        advantage=risk_of(repeated, np.ones(len(rows), np.bool_), is_member, rows),
+        exposed=risk_of(repeated, exposed, is_member, rows),
         attack_rate=float(repeated[is_member].mean()) if is_member.any() else None,
         control_rate=float(repeated[~is_member].mean()) if (~is_member).any() else None,
         columns=columns,

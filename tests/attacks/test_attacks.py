@@ -7,6 +7,8 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture
 
 from arrow_tables import ALL_TYPES, column
@@ -14,6 +16,7 @@ from tabvae_core.errors import DataError
 from tabvae_core.gates import gate_attacks
 from tabvae_core.inference import infer_schema
 from tabvae_core.privacy import AttackResult, PrivacyFigures, attack, drawn_by, shadow_attack
+from tabvae_core.privacy.intervals import risk
 from tabvae_core.privacy.near_copies import NearCopies
 from tabvae_core.progress import ProgressEvent
 from tabvae_core.schema import TableSchema
@@ -139,6 +142,39 @@ def test_intervals_hold_their_level() -> None:
                 beyond += not result.advantage.low <= 0 <= result.advantage.high
     assert trials >= 45
     assert beyond <= 8
+
+
+def test_what_a_row_holds_in_many_columns_counts_once() -> None:
+    """Honest tables whose columns all follow one number: a value that is met by chance is met in every column."""
+
+    def table(rng: np.random.Generator) -> pa.Table:
+        number = rng.integers(0, 120, 120)
+        return pa.table({f"n{k}": number * (k + 1) + k for k in range(25)})
+
+    beyond = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        train, holdout, fresh = (table(rng) for _ in range(3))
+        kinds = infer_schema(InMemoryTable(train), privacy=ALL)
+        found = named(attack(train, holdout, fresh, kinds, seed=seed), "memorised_values").advantage
+        assert found is not None
+        beyond += not found.low <= 0 <= found.high
+    assert beyond <= 5, "about 2 of 40; counting each value gives 25"
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=40), st.integers(1, 9), st.integers(0, 99))
+def test_guesses_that_are_all_alike_about_a_row_are_worth_one(rows: list[bool], times: int, seed: int) -> None:
+    several, one = np.repeat(np.array(rows), times), np.array(rows)
+    control, about = np.arange(30) % 3 == 0, np.repeat(np.arange(len(rows)), times)
+    order = np.random.default_rng(seed).permutation(len(several))
+    found = risk(several[order], control, (about[order], np.arange(30)))
+    expected = risk(one, control, (np.arange(len(one)), np.arange(30)))
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (expected.value, expected.low, expected.high), abs=1e-5
+    )
+    plain = risk(one, control)
+    slack = 1 / len(rows) + 1 / 30  # the sample variance has one degree of freedom less
+    assert abs((expected.high - expected.low) / (plain.high - plain.low) - 1) < slack
 
 
 # ---------------------------------------------------------------- how it is told
