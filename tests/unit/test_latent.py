@@ -127,9 +127,12 @@ def test_what_has_no_latent_space_says_so(table: pa.Table) -> None:
         latent_space(constant)
 
 
-@pytest.mark.parametrize("option", [{"beta": -1}, {"tc": -0.1}, {"tc": float("nan")}])
-def test_prices_below_zero_are_refused(option: dict[str, float]) -> None:
-    with pytest.raises(SpecError, match=r"model\.options\.\w+ is out of range"):
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [({"beta": -1}, "is out of range"), ({"tc": -0.1}, "is out of range"), ({"tc": float("nan")}, "must be a number")],
+)
+def test_prices_below_zero_are_refused(option: dict[str, float], says: str) -> None:
+    with pytest.raises(SpecError, match=rf"model\.options\.\w+ {says}"):
         create("vae", ModelSpec(options=option), PrivacySpec())
 
 

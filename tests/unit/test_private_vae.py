@@ -207,10 +207,11 @@ class TestSynthesizer:
         with pytest.raises(SpecError, match=r"(?s)needs the package opacus.*pip install 'tabvae\[dp\]'"):
             create("vae", ModelSpec(epochs=1), PRIVATE).fit(table)
 
-    @pytest.mark.parametrize("option", ["members", "dropout", "beta", "tc"])
+    @pytest.mark.parametrize("option", ["members", "dropout", "beta", "tc", "choices"])
     def test_options_that_mean_nothing_here_are_refused(self, option: str) -> None:
+        value = 1 if option in ("members", "choices") else 0.5
         with pytest.raises(SpecError, match=rf"options\.{option} .* privacy\.epsilon"):
-            create("vae", ModelSpec(options={option: 0.5}), PRIVATE)
+            create("vae", ModelSpec(options={option: value}), PRIVATE)
 
 
 def test_a_row_more_changes_no_other_choice_of_rows() -> None:
