@@ -5,7 +5,8 @@ of the payments that is a sliver whose place and width differ from row to row, s
 the logs of the ratios of two columns have peaks, the target's density gets components of its own: in the log of its
 ratio to the other column, begun at the peaks. The network learns their weights, places and widths with all the rest.
 
-A ratio may also be that of what a number exceeds a sum or a difference of two others by (see `edges`).
+A ratio may also be that of what a number exceeds a sum or a difference of two others by (see `edges`), or to a multiple
+that further columns say (see `rates`).
 
 A link (see `links`) is exact and computed; a ratio is near and drawn.
 """
@@ -22,21 +23,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from tabvae_core.codecs.category import CategoryCodec
 from tabvae_core.codecs.edges import Edge
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.number import NumberCodec
 from tabvae_core.codecs.ordinal import plain, to_ordinal
+from tabvae_core.codecs.rates import Rates, find_rates
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.reals import has_real_values, real_values
 from tabvae_core.rules.syntax import write_name
 
-__all__ = ["CENTRES", "Ratio", "Ratios", "log_of", "share_tied"]
+__all__ = ["CENTRES", "LEAST_FOLLOWING", "Ratio", "Ratios", "log_of", "share_tied"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 CENTRES = 4
 """Components of each ratio."""
+LEAST_FOLLOWING = 10
+"""Rows that a rate is known from at least."""
 _MOST_A_SLOT = 3
 _MOST_MEASURES = 40
 """Columns compared in pairs; of more, the first ones."""
@@ -51,6 +56,7 @@ _MOST_CELLS = 30_000_000
 _NO_LOG = -30.0
 """Stands for the log of nothing."""
 _LEAST_SHARE = 0.005
+_LEAST_SPREAD = 5e-4
 _LEAST_ROWS = 500
 _SHUFFLES = 4
 
@@ -67,6 +73,7 @@ class Ratio:
         spread: Scale in logs at which the components begin.
         start: Two columns; the ratio is that of what the target exceeds their sum or difference by. Empty: of itself.
         minus: Whether it is the difference.
+        rates: What the ratio is counted from, by further columns; None: from one.
 
     """
 
@@ -77,9 +84,14 @@ class Ratio:
     spread: float
     start: tuple[str, ...] = ()
     minus: bool = True
+    rates: Rates | None = None
 
     def text(self) -> str:
         """Write what it says, such as "paid ≈ 0.036 or 1.01 * owed (9.5 % of rows)"."""
+        if self.rates is not None:
+            by = " and ".join(map(write_name, self.rates.columns))
+            multiple = f"{write_name(self.column)} at a rate by {by}"
+            return f"{write_name(self.target)} ≈ {multiple} ({100 * self.share:.1f} % of rows)"
         places = " or ".join(f"{math.exp(centre):.3g}" for centre in sorted(dict.fromkeys(self.centres)))
         sign = "-" if self.minus else "+"
         origin = f" {sign} ".join(write_name(name) for name in self.start) + " + " if self.start else ""
@@ -89,14 +101,15 @@ class Ratio:
     @property
     def columns(self) -> tuple[str, ...]:
         """All columns but the target."""
-        return tuple(dict.fromkeys((self.column, *self.start)))
+        by = () if self.rates is None else self.rates.columns
+        return tuple(dict.fromkeys((self.column, *self.start, *by)))
 
     def frame(self, number: NumberCodec, real: Mapping[str, Floats]) -> Floats:
         """In which the target is seen, row by row.
 
         Args:
             number: The target's codec.
-            real: Values of all other columns, shape (n,) each.
+            real: Values of all other columns, shape (n,) each; of categories their tokens.
 
         Returns:
             Shape (n, 4): the log of what ratios are to, NaN where they have no meaning; the value that the target is
@@ -104,6 +117,8 @@ class Ratio:
 
         """
         multiple, origin = log_of(real[self.column]), np.zeros(len(real[self.column]))
+        if self.rates is not None:
+            multiple = multiple + self.rates.of(real)
         if self.start:
             first, second = (real[name] for name in self.start)
             origin = first - second if self.minus else first + second
@@ -135,7 +150,14 @@ class Ratios:
 
     @classmethod
     def fit(
-        cls, codec: TableCodec, links: Links, rows: pa.Table, edges: Iterable[Edge] = (), *, n_rows: int = 0
+        cls,
+        codec: TableCodec,
+        links: Links,
+        rows: pa.Table,
+        edges: Iterable[Edge] = (),
+        *,
+        n_rows: int = 0,
+        least_rows: int = LEAST_FOLLOWING,
     ) -> Self:
         """Find the ratios of a table.
 
@@ -145,6 +167,7 @@ class Ratios:
             rows: Some training rows.
             edges: Edges between the columns.
             n_rows: Rows that are learned; many have room for the strongest ratios alone, 20 bytes each.
+            least_rows: Rows that a rate is known from.
 
         """
         edges = tuple(edges)
@@ -153,12 +176,16 @@ class Ratios:
             return cls()
         encoded = codec.encode(rows.select(list(codec.schema.names)))
         targets = links.targets(codec, rows, encoded.tokens)
-        real = {name: real_values(rows.column(name))[0] for name in names}
+        keys = [name for name in codec.schema.names if _is_key(codec, name)]
+        real = _real(codec, rows, encoded.tokens, {*names, *keys})
         found: list[Ratio] = []
         for place, target in enumerate(names):
             slot = codec.slots_of(target)[0]
             free = targets[:, slot] < codec.slots[slot].n_levels
-            found += _of_one(real, target, names[:place], free)
+            earlier = {name: real[name] for name in keys if codec.slots_of(name)[0] < slot}
+            numbers = [name for name in earlier if isinstance(codec.codec_of(name), NumberCodec)][:_MOST_MEASURES]
+            rate, free = _at_a_rate(real, target, numbers, earlier, free, least_rows)
+            found += [*rate, *_of_one(real, target, names[:place], free)]
             found += [
                 _of_edge(edge)
                 for edge in edges
@@ -171,6 +198,16 @@ class Ratios:
     def columns(self) -> frozenset[str]:
         """Columns that targets are multiples of, or counted from."""
         return frozenset(name for ratio in self.ratios for name in ratio.columns)
+
+    def arranged(self, order: Iterable[str]) -> tuple[str, ...]:
+        """Order columns so that what has a rate comes after all that it follows from, else as they are."""
+        order = list(order)
+        for ratio in self.ratios:
+            last = max(map(order.index, ratio.columns))
+            if ratio.rates is not None and order.index(ratio.target) < last:
+                order.remove(ratio.target)
+                order.insert(last, ratio.target)
+        return tuple(order)
 
     def centres(self) -> npt.NDArray[np.float32]:
         """Where the components of each ratio begin, shape (ratios, CENTRES)."""
@@ -196,7 +233,7 @@ class Ratios:
 
         """
         result = np.zeros((len(tokens), len(self.ratios), 5), np.float32)
-        real = {name: real_values(data.column(name))[0] for name in self.columns}
+        real = _real(codec, data, tokens, self.columns)
         for index, (slot, ratio) in enumerate(zip(self.slots, self.ratios, strict=True)):
             number = codec.codec_of(ratio.target)
             assert isinstance(number, NumberCodec)
@@ -217,9 +254,7 @@ class Ratios:
     @classmethod
     def from_json(cls, stored: Sequence[Mapping[str, Any]], codec: TableCodec) -> Self:
         """Rebuild from a bundle."""
-        return cls(
-            (Ratio(**{**one, "centres": tuple(one["centres"]), "start": tuple(one["start"])}) for one in stored), codec
-        )
+        return cls(map(_from_json, stored), codec)
 
 
 def share_tied(rows: pa.Table, target: str, others: Iterable[str]) -> float:
@@ -254,6 +289,51 @@ def _is_measure(codec: TableCodec, name: str) -> bool:
     if not isinstance(number, NumberCodec) or not number.slots or not number.table.n_levels:
         return False
     return has_real_values(number.arrow_type)
+
+
+def _is_key(codec: TableCodec, name: str) -> bool:
+    """Whether rates may be by a column."""
+    column = codec.codec_of(name)
+    if isinstance(column, NumberCodec):
+        return bool(column.slots) and has_real_values(column.arrow_type)
+    return isinstance(column, CategoryCodec) and len(column.slots) == 1
+
+
+def _real(
+    codec: TableCodec, data: pa.Table | pa.RecordBatch, tokens: npt.NDArray[np.int32], names: Iterable[str]
+) -> dict[str, Floats]:
+    """Values of columns, (n,) each; of categories their tokens."""
+    return {
+        name: real_values(data.column(name))[0]
+        if isinstance(codec.codec_of(name), NumberCodec)
+        else tokens[:, codec.slots_of(name)[0]].astype(np.float64)
+        for name in names
+    }
+
+
+def _from_json(stored: Mapping[str, Any]) -> Ratio:
+    rates = stored.get("rates")
+    tuples = {name: tuple(stored[name]) for name in ("centres", "start")}
+    return Ratio(**{**stored, **tuples, "rates": None if rates is None else Rates.from_json(rates)})
+
+
+def _at_a_rate(
+    real: Mapping[str, Floats],
+    target: str,
+    others: Sequence[str],
+    keys: Mapping[str, Floats],
+    free: Mask,
+    least_rows: int,
+) -> tuple[list[Ratio], Mask]:
+    """Find the column that a target is so many times of as further columns say; and the rows that are still free."""
+    own, logs = log_of(real[target]), {other: log_of(real[other]) for other in others}
+    found = find_rates(own, logs, keys, free, least_rows)
+    if found is None:
+        return [], free
+    column, rates, follows = found
+    beside = np.abs(own - logs[column] - rates.of(real))[follows]
+    spread = max(float(np.median(beside)), _LEAST_SPREAD)
+    return [Ratio(target, column, float(follows.mean()), (0.0,) * CENTRES, spread, rates=rates)], free & ~follows
 
 
 def _of_one(real: Mapping[str, Floats], target: str, others: Sequence[str], free: Mask) -> list[Ratio]:

@@ -97,9 +97,11 @@ class Settling:
         return torch.from_numpy(self._number_of(slot).places_of(tokens.numpy(), real.numpy())).float()
 
     def settle(self, slot: int, tokens: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute links, round values, remember what links ask for."""
+        """Compute links, round values, remember what links and ratios ask for."""
         table = self._tables[slot]
         if table is None:
+            if slot in self._column:
+                self._real[self._column[slot]] = tokens.numpy().astype(np.float64)
             return tokens, values
         own, z = tokens.numpy().astype(np.int32), values.numpy()
         if slot in self._links.of_slot:

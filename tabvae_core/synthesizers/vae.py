@@ -67,7 +67,7 @@ _GROUP_CELLS, _LEAST_GROUP, _FIRST_GROUP = 80_000, 1_024, 128
 not below so many rows, at which a slot takes as long as for fewer, except for the first ones of a sample."""
 _CALIBRATION_CELLS, _CALIBRATION_ROWS = 400_000, (2_048, 16_384)
 """Cells that margins are fitted with, and the fewest and most rows."""
-_PAIR_ROWS, _LEAST_PAIR_ROWS = 50_000, 10
+_PAIR_ROWS, _LEAST_ROWS = 50_000, 10
 """Rows that pairs of cells are counted in at most, and the fewest that a counted cell has."""
 _STRIDE = 7_919
 """Between the seeds of members: seeds of models that users count up share none."""
@@ -212,7 +212,7 @@ class VAESynthesizer(Synthesizer):
         structure = Structure(some, tuple(relations), find_edges(some, schema, relations))
         turned, order = structure.arranged(schema.names)
         codec = TableCodec.fit(source, schema.reordered(order), self.privacy, progress=progress)
-        first = Chain.fit(codec, structure.links(turned, codec), structure, chosen.num_rows)
+        first = Chain.fit(codec, structure.links(turned, codec), structure, chosen.num_rows, self._least_rows)
         self._schema, self._chains = schema, (first,)
         encoded = encode_rows(chosen, codec, first.links, first.ratios, progress)
         budget = self._budget(len(encoded))
@@ -347,8 +347,13 @@ class VAESynthesizer(Synthesizer):
             [slot.n_levels for slot in first.codec.slots],
             first.codec.token_values(),
             [slot.n_tokens for slot in first.codec.slots],
-            max(_LEAST_PAIR_ROWS, self.privacy.min_category_rows),
+            self._least_rows,
         )
+
+    @property
+    def _least_rows(self) -> int:
+        """Rows that must share what a bundle keeps of them beside its codecs."""
+        return max(_LEAST_ROWS, self.privacy.min_category_rows)
 
     def _other_chain(self, structure: Structure, n_rows: int) -> Chain | None:
         """The columns the other way round; None where fewer relations could be computed so.
@@ -359,11 +364,16 @@ class VAESynthesizer(Synthesizer):
             return None
         (first,) = self._chains
         turned, order = structure.arranged(self.schema.names[::-1])
+        order = first.ratios.arranged(order)
         if order == first.codec.schema.names:
             return None
         codec = first.codec.reordered(order)
         links = structure.links(turned, codec)
-        return None if len(links.links) < len(first.links.links) else Chain.fit(codec, links, structure, n_rows)
+        return (
+            None
+            if len(links.links) < len(first.links.links)
+            else Chain.fit(codec, links, structure, n_rows, self._least_rows)
+        )
 
     def _chain_of(self, member: int) -> Chain:
         return self._chains[member % len(self._chains)]

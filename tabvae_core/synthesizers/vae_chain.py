@@ -73,7 +73,7 @@ class Chain:
     ratios: Ratios
 
     @classmethod
-    def fit(cls, codec: TableCodec, links: Links, structure: Structure, n_rows: int) -> Self:
+    def fit(cls, codec: TableCodec, links: Links, structure: Structure, n_rows: int, least_rows: int) -> Self:
         """Find the ratios of codecs in their order.
 
         Args:
@@ -81,9 +81,11 @@ class Chain:
             links: Their links, see `Structure.links`.
             structure: What was found between the columns.
             n_rows: Training rows.
+            least_rows: Rows that anything stored is known from.
 
         """
-        return cls(codec, links, Ratios.fit(codec, links, structure.rows, structure.edges, n_rows=n_rows))
+        found = Ratios.fit(codec, links, structure.rows, structure.edges, n_rows=n_rows, least_rows=least_rows)
+        return cls(codec, links, found)
 
     def settling(self, cells: Mapping[str, pa.Array] | None = None) -> Settling:
         """Settle rows of which some cells are given."""
