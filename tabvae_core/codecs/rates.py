@@ -10,7 +10,7 @@ Numbers are known by their value, categories by their token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Rates", "find_rates"]
+__all__ = ["Key", "Rates", "find_rates"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -32,8 +32,8 @@ _LEAST_SHARE = 0.5
 """Share of the rows that must follow."""
 _MOST_VALUES = 1_000
 """Different values of a column that rates are by."""
-_MOST_KEYS = 100
-"""Columns that rates may be by; of more, the first ones."""
+_FEW = 50_000
+"""Combinations that are counted in a table, of which most may be empty."""
 _SCREENED = 4_000
 """Rows on which columns are compared, before the best of them are looked at in all rows."""
 _FALLS = 0.5
@@ -92,15 +92,35 @@ class Rates:
         return cls(tuple(stored["columns"]), tuple(map(tuple, stored["values"])), tuple(stored["logs"]))
 
 
+@dataclass(frozen=True)
+class Key:
+    """A column that rates may be by.
+
+    Args:
+        values: Its values, shape (n,), NaN where missing.
+        codes: Numbers of these, from 0 on, shape (n,).
+
+    """
+
+    values: Floats
+    codes: Codes
+
+    @classmethod
+    def of(cls, values: Floats) -> Self | None:
+        """Number the values of a column; None where they are all alike, or too many."""
+        different, codes = np.unique(values, return_inverse=True)
+        return cls(values, codes) if 1 < len(different) <= min(_MOST_VALUES, len(values) // 10) else None
+
+
 def find_rates(
-    own: Floats, others: Mapping[str, Floats], keys: Mapping[str, Floats], free: Mask, least_rows: int
+    own: Floats, others: Mapping[str, Floats], keys: Mapping[str, Key], free: Mask, least_rows: int
 ) -> tuple[str, Rates, Mask] | None:
     """Find the column, and the rates by others, that a target follows in most rows.
 
     Args:
         own: Logs of the target, shape (n,), NaN where it has none.
         others: Logs of the columns that it may be a multiple of, shape (n,) each.
-        keys: Values of columns that rates may be by, shape (n,) each, NaN where missing.
+        keys: Columns that rates may be by.
         free: Rows that nothing else explains, shape (n,).
         least_rows: Rows that must follow the rate of a combination.
 
@@ -108,80 +128,69 @@ def find_rates(
         The column, the rates, and the rows that follow them, shape (n,); None where no rates explain enough rows.
 
     """
-    free = free & ~np.isnan(own)
-    codes = dict(_coded(keys, free))
     best: tuple[str, Rates, Mask] | None = None
     for name, other in others.items():
         logs = np.where(free, own - other, np.nan)
         there = np.flatnonzero(~np.isnan(logs))
-        usable = [key for key in codes if key != name]
+        usable = {key: column for key, column in keys.items() if key != name}
         if len(there) < _LEAST_SHARE * len(own) or not usable or _share_close(logs[there]) > _LEAST_SHARE / 2:
             continue
-        for columns in _screened(logs, there, {key: codes[key] for key in usable}):
-            found = _rates(
-                logs, there, {key: keys[key] for key in columns}, [codes[key] for key in columns], least_rows
-            )
+        for columns in _screened(logs, there, usable):
+            found = _rates(logs, there, {key: usable[key] for key in columns}, least_rows)
             if found is not None and (best is None or found[1].sum() > _MORE * best[2].sum()):
                 best = name, *found
     return best
-
-
-def _coded(keys: Mapping[str, Floats], free: Mask) -> Iterator[tuple[str, Codes]]:
-    """Columns of some, but not too many different values, numbered."""
-    most, count = min(_MOST_VALUES, int(np.count_nonzero(free)) // 10), 0
-    for name, values in keys.items():
-        different, codes = np.unique(values, return_inverse=True)
-        if 1 < len(different) <= most and count < _MOST_KEYS:
-            count += 1
-            yield name, codes
 
 
 def _share_close(logs: Floats) -> float:
     return float((np.abs(logs - np.median(logs)) < _CLOSE).mean())
 
 
-def _screened(logs: Floats, there: npt.NDArray[np.intp], codes: Mapping[str, Codes]) -> Iterator[tuple[str, ...]]:
+def _screened(logs: Floats, there: npt.NDArray[np.intp], keys: Mapping[str, Key]) -> Iterator[tuple[str, ...]]:
     """The column that explains most of the variance of logs, and the two that do."""
     some = there[:: max(1, len(there) // _SCREENED)]
     own = np.clip(logs[some], *np.quantile(logs[some], [0.01, 0.99]))
-    within = {key: _within(own, code[some]) for key, code in codes.items()}
-    first = min(within, key=lambda key: within[key])
+    codes = {name: key.codes[some] for name, key in keys.items()}
+    within = {name: _within(own, code) for name, code in codes.items()}
+    first = min(within, key=lambda name: within[name])
     if within[first] > _FALLS * float(own.var()):
         return
     yield (first,)
-    start = codes[first][some]
-    both = {
-        key: _within(own, start * (int(code.max()) + 1) + code[some]) for key, code in codes.items() if key != first
-    }
+    both = {name: _within(own, _paired(codes[first], code)) for name, code in codes.items() if name != first}
     if both and min(both.values()) < within[first]:
-        yield first, min(both, key=lambda key: both[key])
+        yield first, min(both, key=lambda name: both[name])
+
+
+def _paired(one: Codes, other: Codes) -> Codes:
+    """Numbers of combinations."""
+    both = one * (int(other.max()) + 1) + other
+    return both if int(both.max()) < _FEW else np.unique(both, return_inverse=True)[1]
 
 
 def _within(values: Floats, codes: Codes) -> float:
     """Variance within groups, by the degrees of freedom that groups leave; infinite where most are of one row."""
-    _, codes = np.unique(codes, return_inverse=True)
     counts = np.bincount(codes)
-    left = len(values) - len(counts)
+    left = len(values) - np.count_nonzero(counts)
     if left < len(values) // 2:
         return float("inf")
-    means = np.bincount(codes, values) / counts
+    means = np.bincount(codes, values) / np.maximum(counts, 1)
     return float(((values - means[codes]) ** 2).sum() / left)
 
 
 def _rates(
-    logs: Floats, there: npt.NDArray[np.intp], keys: Mapping[str, Floats], codes: Sequence[Codes], least_rows: int
+    logs: Floats, there: npt.NDArray[np.intp], keys: Mapping[str, Key], least_rows: int
 ) -> tuple[Rates, Mask] | None:
     """Look the rates up in all rows; None where not enough of them follow."""
-    group = codes[0][there]
-    for code in codes[1:]:
-        group = group * (int(code.max()) + 1) + code[there]
+    group, *more = (key.codes[there] for key in keys.values())
+    for codes in more:
+        group = _paired(group, codes)
     _, first, group = np.unique(group, return_index=True, return_inverse=True)
     own, counts = logs[there], np.bincount(group)
     order = np.lexsort((own, group))
     medians = own[order][np.cumsum(counts) - counts + counts // 2]
     close = np.abs(own - medians[group]) < _CLOSE
     following = np.bincount(group[close], minlength=len(counts))
-    values = np.stack([column[there[first]] for column in keys.values()], axis=1)
+    values = np.stack([key.values[there[first]] for key in keys.values()], axis=1)
     kept = (following >= least_rows) & ~np.isnan(values).any(axis=1)
     close &= kept[group]
     if close.sum() < _LEAST_SHARE * len(logs):

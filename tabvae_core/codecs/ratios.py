@@ -28,7 +28,7 @@ from tabvae_core.codecs.edges import Edge
 from tabvae_core.codecs.links import Links
 from tabvae_core.codecs.number import NumberCodec
 from tabvae_core.codecs.ordinal import plain, to_ordinal
-from tabvae_core.codecs.rates import Rates, find_rates
+from tabvae_core.codecs.rates import Key, Rates, find_rates
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.reals import has_real_values, real_values
 from tabvae_core.rules.syntax import write_name
@@ -45,6 +45,8 @@ LEAST_FOLLOWING = 10
 _MOST_A_SLOT = 3
 _MOST_MEASURES = 40
 """Columns compared in pairs; of more, the first ones."""
+_MOST_KEYS = 100
+"""Columns looked at that rates may be by; of more, the first ones."""
 _BIN, _AROUND = 0.02, 15
 """Width of a bin of log ratios, and how many bins to either side are around it: a peak is narrow beside them."""
 _REACH = 12.0
@@ -176,15 +178,17 @@ class Ratios:
             return cls()
         encoded = codec.encode(rows.select(list(codec.schema.names)))
         targets = links.targets(codec, rows, encoded.tokens)
-        keys = [name for name in codec.schema.names if _is_key(codec, name)]
-        real = _real(codec, rows, encoded.tokens, {*names, *keys})
+        countable = [name for name in codec.schema.names if _is_key(codec, name)][:_MOST_KEYS]
+        real = _real(codec, rows, encoded.tokens, {*names, *countable})
+        keys = {name: key for name in countable if (key := Key.of(real[name])) is not None}
         found: list[Ratio] = []
         for place, target in enumerate(names):
             slot = codec.slots_of(target)[0]
             free = targets[:, slot] < codec.slots[slot].n_levels
-            earlier = {name: real[name] for name in keys if codec.slots_of(name)[0] < slot}
+            earlier = [name for name in countable if codec.slots_of(name)[0] < slot]
             numbers = [name for name in earlier if isinstance(codec.codec_of(name), NumberCodec)][:_MOST_MEASURES]
-            rate, free = _at_a_rate(real, target, numbers, earlier, free, least_rows)
+            by = {name: keys[name] for name in earlier if name in keys}
+            rate, free = _at_a_rate(real, target, numbers, by, free, least_rows)
             found += [*rate, *_of_one(real, target, names[:place], free)]
             found += [
                 _of_edge(edge)
@@ -321,7 +325,7 @@ def _at_a_rate(
     real: Mapping[str, Floats],
     target: str,
     others: Sequence[str],
-    keys: Mapping[str, Floats],
+    keys: Mapping[str, Key],
     free: Mask,
     least_rows: int,
 ) -> tuple[list[Ratio], Mask]:

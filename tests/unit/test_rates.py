@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tabvae_core.codecs.links import Links
-from tabvae_core.codecs.rates import Rates, find_rates
+from tabvae_core.codecs.rates import Key, Rates, find_rates
 from tabvae_core.codecs.ratios import Ratio, Ratios
 from tabvae_core.codecs.table import TableCodec
 from tabvae_core.inference import infer_schema
@@ -119,8 +119,17 @@ def test_every_combination_has_its_rate_and_others_have_none(
 
 def test_a_column_of_a_target_that_is_missing_leaves_it_without() -> None:
     own: npt.NDArray[np.float64] = np.full(ROWS, np.nan)
-    some = np.ones(ROWS)
-    assert find_rates(own, {"x": some}, {"k": np.arange(ROWS) % 3.0}, np.ones(ROWS, np.bool_), LEAST) is None
+    key = Key.of(np.arange(ROWS) % 3.0)
+    assert key is not None
+    assert find_rates(own, {"x": np.ones(ROWS)}, {"k": key}, np.ones(ROWS, np.bool_), LEAST) is None
+
+
+def test_columns_of_one_value_or_of_too_many_are_no_keys() -> None:
+    assert Key.of(np.ones(ROWS)) is None
+    assert Key.of(np.arange(ROWS) / 2) is None
+    gone = Key.of(np.where(np.arange(ROWS) % 2, np.nan, 1.0))
+    assert gone is not None
+    assert len(np.unique(gone.codes)) == 2
 
 
 def test_targets_come_after_what_they_follow_from() -> None:
