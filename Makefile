@@ -22,7 +22,7 @@ demo: $(STAMP) ## Show the whole loop on made-up customers; results stay in demo
 	$(BIN)/tabvae demo
 
 test: $(STAMP) ## Run all tests but those marked slow, in 2 processes; WORKERS=4 for more.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP) ## Run the tests marked slow: a platform with PostgreSQL, a browser, container steps, the audit's power.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --screenshots=screenshots
